@@ -1,0 +1,244 @@
+"""When did the run fit, when did it generalise, and how much of the test accuracy is mirrored pairs?"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from grokscope.measures.classification import (
+    correct,
+    cross_entropy,
+    logits_norm,
+    margin,
+    mean_over,
+    softmax_collapsed,
+)
+from grokscope.probes.drawing import MIRRORED, NEUTRAL, TEST, TRAIN, UNMIRRORED, curve, time_axes
+from grokscope.probes.record import Quantity, Record
+from grokscope.probes.registry import register
+from grokscope.runs import Run
+from grokscope.tasks import Task
+
+SUBSETS = ("train", "test", "all")
+SYMMETRIC = {
+    "accuracy.test_mirrored": "swapping the operands",
+    "accuracy.test_symmetry": "the operation's label-preserving maps",
+    "accuracy.test_equivariant": "the maps that change the label in a known way",
+}
+NO_CLASSES = "the targets are real numbers, not classes"
+
+QUANTITIES = (
+    *[
+        Quantity(
+            f"loss.{s}",
+            "nat",
+            f"Training objective over {what}: mean cross-entropy, or ½‖z − onehot‖² under squared loss "
+            "(then in squared logits); for completion ½ Σ (ŷ − y)² over the entries.",
+        )
+        for s, what in zip(
+            SUBSETS, ("the training samples", "the test samples", "the whole input grid"), strict=True
+        )
+    ],
+    *[
+        Quantity(f"accuracy.{s}", "1", f"Share of {s} samples whose largest logit is the answer's.")
+        for s in SUBSETS
+    ],
+    Quantity(
+        "accuracy.test_mirrored",
+        "1",
+        "Accuracy on test pairs (a, b) whose swap (b, a) is another pair with the same answer in training.",
+    ),
+    Quantity(
+        "accuracy.test_unmirrored",
+        "1",
+        "Accuracy on all other test pairs; pairs on the diagonal count here.",
+    ),
+    Quantity(
+        "accuracy.test_symmetry",
+        "1",
+        "Accuracy on test pairs with an image in training under any known map that keeps the answer.",
+    ),
+    Quantity(
+        "accuracy.test_equivariant",
+        "1",
+        "Accuracy on test pairs with an image in training under a map that changes the answer in a known way.",
+    ),
+    Quantity("margin.min", "logit", "Smallest margin z_y − max_{m≠y} z_m over the training samples."),
+    Quantity("margin.mean", "logit", "Mean margin over the training samples."),
+    Quantity("logits.norm", "logit", "Mean over all inputs of ‖z/τ‖₂.", "arXiv 2606.18465"),
+    Quantity(
+        "softmax.collapsed",
+        "1",
+        "Share of training samples whose softmax sum is exactly 1 and whose argmax is the answer, in the "
+        "training precision.",
+        "arXiv 2501.04697",
+    ),
+    Quantity("error.train", "1", "Relative squared error on the observed entries, Σ(ŷ − y)²/Σy²."),
+    Quantity("error.test", "1", "Relative squared error on the hidden entries, Σ(ŷ − y)²/Σy²."),
+)
+
+
+@register(
+    "loss",
+    title="Loss and accuracy",
+    question="When did the run fit its training data, when did it generalise, and to which pairs?",
+    quantities=QUANTITIES,
+    caveat="Losses are computed in float64 from the stored weights, so they can differ from the training "
+    "log in the last digits. Mirrored pairs measure memory of the training set under a symmetry, not the rule.",
+)
+def loss(run: Run, record: Record) -> None:
+    """Losses, accuracies and margins of every save over the whole input grid."""
+    if run.task.kind == "regression":
+        _regression(run, record)
+    else:
+        _classification(run, record)
+
+
+def subsets(task: Task) -> dict[str, Tensor | str]:
+    """(N,) masks of the samples each accuracy is taken over, or why there are none."""
+    train = task.train_mask
+    masks: dict[str, Tensor | str] = {"train": train, "test": ~train, "all": torch.ones_like(train)}
+    mirrored = task.mirrored()
+    if mirrored is None:
+        masks["test_mirrored"] = f"swapping the operands changes the answer of {task.description}"
+        masks["test_unmirrored"] = ~train
+    else:
+        masks["test_mirrored"] = mirrored if mirrored.any() else "no test pair has its swap in training"
+        other = ~train & ~mirrored
+        masks["test_unmirrored"] = other if other.any() else "every test pair has its swap in training"
+    for name, preserving in (("test_symmetry", True), ("test_equivariant", False)):
+        found = task.image_in_train(preserving=preserving)
+        if found is None:
+            masks[name] = f"{task.description} has no such map"
+        else:
+            masks[name] = found if found.any() else "no test pair has an image in training"
+    return masks
+
+
+def _classification(run: Run, record: Record) -> None:
+    task, series = run.task, defaultdict[str, list[float]](list)
+    masks = subsets(task)
+    squared = run.config.get("train", {}).get("loss") == "squared"
+    for _, params in run.each():
+        logits = run.model.forward(params, task.inputs)
+        if squared:
+            onehot = torch.nn.functional.one_hot(task.targets, task.n_classes)
+            losses = 0.5 * (logits - onehot).square().sum(-1)
+        else:
+            losses = cross_entropy(logits, task.targets)
+        margins, right = margin(logits, task.targets), correct(logits, task.targets).double()
+        for name, mask in masks.items():
+            if isinstance(mask, Tensor):
+                series[f"accuracy.{name}"].append(float(mean_over(right, mask)))
+                if name in SUBSETS:
+                    series[f"loss.{name}"].append(float(mean_over(losses, mask)))
+        series["margin.min"].append(float(margins[task.train_mask].min()))
+        series["margin.mean"].append(float(mean_over(margins, task.train_mask)))
+        series["logits.norm"].append(float(logits_norm(logits)))
+        stored = {name: value.to(run.dtype) for name, value in params.items()}
+        trained = run.model.forward(stored, task.inputs[task.train_mask])
+        everywhere = torch.ones(len(trained), dtype=torch.bool)
+        collapsed = softmax_collapsed(trained, task.targets[task.train_mask], everywhere)
+        series["softmax.collapsed"].append(float(collapsed))
+    for name, values in series.items():
+        record.add(name, np.array(values))
+    for name, mask in masks.items():
+        if isinstance(mask, str):
+            record.skip(f"accuracy.{name}", mask)
+    for name in ("error.train", "error.test"):
+        record.skip(name, "the targets are classes: see accuracy")
+    record.notes["pairs"] = {name: int(mask.sum()) for name, mask in masks.items() if isinstance(mask, Tensor)}
+    if task.inputs.shape[1] == 2 and task.n_tokens is not None:
+        diagonal = (task.inputs[:, 0] == task.inputs[:, 1]) & ~task.train_mask
+        record.notes["pairs"]["test_diagonal"] = int(diagonal.sum())
+
+
+def _regression(run: Run, record: Record) -> None:
+    task, series = run.task, defaultdict[str, list[float]](list)
+    masks = {"train": task.train_mask, "test": ~task.train_mask}
+    for _, params in run.each():
+        error = run.model.forward(params, task.inputs) - task.targets
+        for name, mask in masks.items():
+            squared = error[mask].square().sum()
+            series[f"loss.{name}"].append(float(0.5 * squared))
+            series[f"error.{name}"].append(float(squared / task.targets[mask].square().sum()))
+        series["loss.all"].append(float(0.5 * error.square().sum()))
+    for name, values in series.items():
+        record.add(name, np.array(values))
+    for quantity in QUANTITIES:
+        if quantity.name.startswith(("accuracy", "margin", "logits", "softmax")):
+            record.skip(quantity.name, NO_CLASSES)
+
+
+@loss.figure(
+    "Loss and accuracy over training",
+    "Mean loss (left) and accuracy (right) on training and test samples. Bands mark the interval in which "
+    "each event happened.",
+    needs=("accuracy.train",),
+    size=(9.0, 3.7),
+)
+def draw_curves(record: Record, figure: Figure) -> None:
+    """Loss and accuracy of train and test."""
+    left, right = time_axes(figure, record, 2)
+    for subset, colour in (("train", TRAIN), ("test", TEST)):
+        curve(left, record, f"loss.{subset}", subset, colour)
+        curve(right, record, f"accuracy.{subset}", subset, colour)
+    left.set_yscale("log")
+    left.set_ylabel("loss (nat)")
+    right.set_ylabel("accuracy")
+    right.set_ylim(-0.03, 1.03)
+    left.legend(loc="best")
+    right.legend(loc="best")
+
+
+@loss.figure(
+    "Mirrored and unmirrored test pairs",
+    "Test accuracy split by whether the swapped pair (b, a) was in training. A network that only learned "
+    "that order does not matter is right on mirrored pairs alone.",
+    needs=("accuracy.test_mirrored", "accuracy.test_unmirrored"),
+)
+def draw_mirrored(record: Record, figure: Figure) -> None:
+    """Mirrored, unmirrored and all test accuracy."""
+    (axes,) = time_axes(figure, record)
+    curve(axes, record, "accuracy.test_mirrored", "mirrored test pairs", MIRRORED)
+    curve(axes, record, "accuracy.test_unmirrored", "unmirrored test pairs", UNMIRRORED)
+    curve(axes, record, "accuracy.test", "all test pairs", NEUTRAL, linestyle="--")
+    axes.set_ylabel("accuracy")
+    axes.set_ylim(-0.03, 1.03)
+    axes.legend(loc="best")
+
+
+@loss.figure(
+    "Relative squared error",
+    "Relative squared error on observed (train) and hidden (test) entries, with the levels of fit and grok.",
+    needs=("error.train",),
+)
+def draw_error(record: Record, figure: Figure) -> None:
+    """Errors of a completion."""
+    (axes,) = time_axes(figure, record)
+    curve(axes, record, "error.train", "observed entries", TRAIN)
+    curve(axes, record, "error.test", "hidden entries", TEST)
+    axes.set_yscale("log")
+    axes.set_ylabel("relative squared error")
+    axes.legend(loc="best")
+
+
+@loss.figure(
+    "Margin and logit scale",
+    "Smallest and mean training margin z_y − max z_m, and the mean norm of the logits over all inputs.",
+    needs=("margin.mean",),
+)
+def draw_margins(record: Record, figure: Figure) -> None:
+    """Margins and the scale of the logits."""
+    (axes,) = time_axes(figure, record)
+    curve(axes, record, "margin.min", "smallest margin", TRAIN, linestyle="--")
+    curve(axes, record, "margin.mean", "mean margin", TRAIN)
+    curve(axes, record, "logits.norm", "mean ‖logits‖", NEUTRAL)
+    axes.axhline(0, color=NEUTRAL, linewidth=0.6)
+    axes.set_yscale("symlog", linthresh=1)
+    axes.set_ylabel("logit units")
+    axes.legend(loc="best")

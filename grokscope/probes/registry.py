@@ -1,0 +1,168 @@
+"""The typed registry of probes: built in, from entry points, and from a file named on the command line."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from grokscope.errors import GrokscopeError, nearest
+from grokscope.probes.record import Quantity, Record
+from grokscope.runs import Run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ENTRY_POINT_GROUP = "grokscope.probes"
+
+Measure = Callable[..., None]
+Draw = Callable[[Record, "Figure"], None]
+
+
+@dataclass(frozen=True)
+class FigureSpec:
+    """One drawing of a probe: its title, what it shows in a sentence, and its size in inches."""
+
+    title: str
+    caption: str
+    draw: Draw
+    size: tuple[float, float] = (8.0, 3.6)
+    needs: tuple[str, ...] = ()
+
+
+@dataclass
+class Probe:
+    """One question to a run: what it measures, and how the answer is drawn.
+
+    Call it with a run and a record to measure. Figures are added by the :meth:`figure` decorator.
+    """
+
+    name: str
+    question: str
+    quantities: tuple[Quantity, ...]
+    measure: Measure
+    title: str
+    caveat: str = ""
+    after: tuple[str, ...] = ()
+    figures: list[FigureSpec] = field(default_factory=list)
+
+    def __call__(self, run: Run, record: Record, **options: Any) -> None:
+        known = list(inspect.signature(self.measure).parameters)[2:]
+        for option in options:
+            if option not in known:
+                raise GrokscopeError(
+                    f"running probe {self.name}: option {option!r} was given, expected "
+                    f"{', '.join(known) or 'none'}{nearest(option, known)}"
+                )
+        record.declare(self.quantities)
+        self.measure(run, record, **options)
+        record.probes.append(self.name)
+
+    def figure(
+        self,
+        title: str,
+        caption: str,
+        *,
+        size: tuple[float, float] = (8.0, 3.6),
+        needs: Sequence[str] = (),
+    ) -> Callable[[Draw], Draw]:
+        """Register ``draw(record, figure)`` for the report; skipped where a needed name is absent.
+
+        ``needs`` lists dotted names or prefixes of which each must have been measured.
+        """
+
+        def keep(draw: Draw) -> Draw:
+            self.figures.append(FigureSpec(title, caption, draw, size, tuple(needs)))
+            return draw
+
+        return keep
+
+
+_PROBES: dict[str, Probe] = {}
+
+
+def register(
+    name: str,
+    *,
+    question: str,
+    quantities: Sequence[Quantity],
+    title: str = "",
+    caveat: str = "",
+    after: Sequence[str] = (),
+) -> Callable[[Measure], Probe]:
+    """Register ``measure(run, record, **options)`` as the probe ``name``.
+
+    Args:
+        question: what it answers, as a reader would ask it.
+        quantities: every public name it records, with unit, meaning and source.
+        title: heading in the report; by default the name.
+        caveat: what the numbers do not show.
+        after: probes whose measurements it reads, run before it when they run.
+
+    Raises:
+        GrokscopeError: a name that is already taken.
+    """
+
+    def wrap(measure: Measure) -> Probe:
+        if name in _PROBES:
+            raise GrokscopeError(f"registering probe {name!r}: the name is taken, expected a new one")
+        made = Probe(
+            name, question, tuple(quantities), measure, title or name.capitalize(), caveat, tuple(after)
+        )
+        _PROBES[name] = made
+        return made
+
+    return wrap
+
+
+def registered() -> dict[str, Probe]:
+    """Every probe by name: the built-in ones, and those of installed packages."""
+    import grokscope.probes.builtin  # noqa: F401  (registers on import)
+
+    for entry in entry_points(group=ENTRY_POINT_GROUP):
+        if entry.name not in _PROBES:
+            try:
+                entry.load()
+            except Exception as error:  # a foreign package's failure, told in one line
+                raise GrokscopeError(
+                    f"loading probe {entry.name!r} from the installed package {entry.value!r}: {error}"
+                ) from None
+    return dict(_PROBES)
+
+
+def load_plugin(path: str | Path) -> list[str]:
+    """Run the Python file at ``path``, which registers probes; returns their names.
+
+    Only for files that the user named on this command line: the file's code runs.
+    """
+    path = Path(path).resolve()
+    if not path.is_file():
+        raise GrokscopeError(f"loading a plug-in probe: {path} is not a file, expected a Python file")
+    registered()  # built-in names are taken first
+    module_name = f"grokscope_plugin_{path.stem}_{abs(hash(str(path))):x}"
+    if module_name in sys.modules:
+        return list(sys.modules[module_name].__dict__["_grokscope_registered"])
+    before = set(_PROBES)
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    if spec is None or spec.loader is None:
+        raise GrokscopeError(f"loading a plug-in probe: {path} cannot be loaded, expected a Python file (.py)")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except GrokscopeError:
+        raise
+    except Exception as error:
+        for name in set(_PROBES) - before:
+            del _PROBES[name]
+        raise GrokscopeError(f"loading the plug-in probe {path}: {type(error).__name__}: {error}") from None
+    added = [name for name in _PROBES if name not in before]
+    if not added:
+        raise GrokscopeError(f"loading the plug-in probe {path}: it registered none, expected @register(...)")
+    module.__dict__["_grokscope_registered"] = added
+    sys.modules[module_name] = module
+    return added

@@ -1,0 +1,176 @@
+"""A probe's figure as SVG to be placed inside a page: deterministic, themed, and closed in itself."""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import dataclass
+from xml.etree import ElementTree
+
+import matplotlib
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from grokscope.probes.drawing import BAND, CYCLE, FAINT, INK, finish, new_figure, styled
+from grokscope.probes.record import Record
+from grokscope.probes.registry import FigureSpec, Probe
+
+_SVG = "{http://www.w3.org/2000/svg}"
+_HREF = "{http://www.w3.org/1999/xlink}href"
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
+_NUMBER = re.compile(r"-?\d+\.\d{3,}")
+_FONT = re.compile(r"font: ?([^;\"]*?)([\d.]+)px [^;]*")
+_REFERENCE = re.compile(r"url\(#([^)]*)\)")
+
+THEME = {
+    INK: "--ink",
+    "#000000": "--ink",
+    FAINT: "--soft",
+    "#ffffff": "--paper",
+    BAND: "--band",
+    **{colour: f"--c{position}" for position, colour in enumerate(CYCLE, 1)},
+}
+"""Colours of the drawing style by the variable of the page's style sheet that takes their place."""
+
+_COLOUR = re.compile("|".join(THEME))
+_KEPT = {"svg", "g", "defs", "path", "use", "text", "tspan", "clipPath", "rect", "circle", "image", "line",
+         "polyline", "polygon", "ellipse", "linearGradient", "radialGradient", "stop", "pattern", "filter",
+         "feColorMatrix", "title", "desc"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One figure on the page: SVG text, or in its place the ``failure`` in one line."""
+
+    title: str
+    caption: str
+    svg: str
+    failure: str = ""
+
+
+def draw_figures(probe: Probe, record: Record, prefix: str, *, strict: bool) -> list[Drawing]:
+    """Every figure of ``probe`` whose needs were measured.
+
+    A figure that cannot be drawn becomes a line that says so, unless ``strict`` is set and the probe is one
+    of grokscope's own: then its error is raised.
+    """
+    drawn: list[Drawing] = []
+    for position, spec in enumerate(probe.figures, 1):
+        missing = [name for name in spec.needs if not record.names(name)]
+        if missing:
+            continue
+        try:
+            svg = figure_svg(spec, record, f"{prefix}-{position}")
+        except Exception as error:  # whatever a plug-in's drawing does, the page must stand
+            if strict and is_builtin(probe):
+                raise
+            first = next(iter(str(error).splitlines()), "")
+            drawn.append(Drawing(spec.title, spec.caption, "", f"{type(error).__name__}: {first}"[:300]))
+            continue
+        drawn.append(Drawing(spec.title, spec.caption, svg))
+    return drawn
+
+
+def is_builtin(probe: Probe) -> bool:
+    """Whether the probe ships with grokscope."""
+    return probe.measure.__module__.split(".")[0] == "grokscope"
+
+
+def make_figure(spec: FigureSpec, record: Record) -> Figure:
+    """The figure drawn in the house style; use :func:`~grokscope.probes.drawing.styled` around saving it."""
+    with styled():
+        figure = new_figure(spec.size)
+        spec.draw(record, figure)
+        finish(figure)
+    return figure
+
+
+def figure_svg(spec: FigureSpec, record: Record, prefix: str) -> str:
+    """``spec`` drawn from ``record`` as an ``<svg>`` element for inlining.
+
+    Equal records give equal text. Ids start with ``prefix``, nothing points outside the element, text is
+    text, colours of the drawing style are CSS variables with the light theme's colour as a fallback.
+    """
+    figure = make_figure(spec, record)
+    written = io.StringIO()
+    with styled(), matplotlib.rc_context({"svg.hashsalt": "grokscope", "svg.fonttype": "none"}):
+        FigureCanvasSVG(figure).print_svg(written, metadata={"Date": None, "Creator": None})
+    return _inlined(written.getvalue(), prefix, spec.title, spec.caption)
+
+
+def _inlined(text: str, prefix: str, title: str, caption: str) -> str:
+    root = ElementTree.fromstring(_CONTROL.sub("\ufffd", text))
+    referenced = set(_REFERENCE.findall(text))
+    referenced |= {e.get(_HREF, "")[1:] for e in root.iter() if e.get(_HREF, "").startswith("#")}
+    names = {name: f"{prefix}-{position}" for position, name in enumerate(sorted(referenced), 1)}
+    _clean(root, names)
+    box = root.get("viewBox", "0 0 576 260")
+    root.attrib.clear()
+    root.attrib.update({
+        "viewBox": box,
+        "class": "figure",
+        "role": "img",
+        "aria-labelledby": f"{prefix}-title {prefix}-desc",
+        "stroke-linejoin": "round",
+        "stroke-linecap": "butt",
+    })  # fmt: skip
+    described = ElementTree.Element("desc", {"id": f"{prefix}-desc"})
+    described.text = _CONTROL.sub("\ufffd", caption)
+    titled = ElementTree.Element("title", {"id": f"{prefix}-title"})
+    titled.text = _CONTROL.sub("\ufffd", title)
+    root[:0] = [titled, described]
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _clean(element: ElementTree.Element, names: dict[str, str]) -> None:
+    """Drop what a page cannot use, rename ids, shorten numbers, and swap colours for the page's own."""
+    element.tag = str(element.tag).removeprefix(_SVG)
+    for child in list(element):
+        # the style sheet of a file of its own would apply to the whole page; metadata says nothing to it
+        if str(child.tag).removeprefix(_SVG) in _KEPT:
+            _clean(child, names)
+        else:
+            if str(child.tag).removeprefix(_SVG) == "a":  # a link's contents stay, the link goes
+                _clean(child, names)
+                place = list(element).index(child)
+                element[place : place + 1] = list(child)
+                continue
+            element.remove(child)
+    target = element.attrib.pop(_HREF, None)
+    for key, value in list(element.attrib.items()):
+        if key == "id":
+            if value in names:
+                element.set("id", names[value])
+            else:
+                del element.attrib["id"]
+            continue
+        if key.startswith(("{", "on")):
+            del element.attrib[key]
+            continue
+        value = _REFERENCE.sub(lambda m: f"url(#{names[m[1]]})", value)
+        if key in ("style", "fill", "stroke"):
+            value = _FONT.sub(_font, value)
+            value = _COLOUR.sub(lambda m: f"var({THEME[m[0]]}, {m[0]})", value)
+            if key != "style":  # a variable works in a style only
+                del element.attrib[key]
+                element.set("style", f"{key}: {value}; {element.get('style', '')}".rstrip("; "))
+                continue
+        if key in ("d", "points"):
+            value = " ".join(_NUMBER.sub(_shorter, value).split())
+        element.set(key, value)
+    if target is not None and target.startswith("#") and target[1:] in names:
+        element.set("href", f"#{names[target[1:]]}")
+    elif target is not None and target.startswith("data:image/png"):
+        element.set("href", target.replace("\n", ""))
+    if element.tag not in ("text", "tspan"):
+        element.text = (element.text or "").strip() or None
+    element.tail = (element.tail or "").strip() or None
+
+
+def _shorter(match: re.Match[str]) -> str:
+    return f"{float(match[0]):.2f}".rstrip("0").rstrip(".")
+
+
+def _font(match: re.Match[str]) -> str:
+    weight = f"font-weight: {match[1].strip()}; " if match[1].strip() in ("bold", "600", "700") else ""
+    return f"{weight}font-size: calc({match[2]}px * var(--figure-text, 1))"

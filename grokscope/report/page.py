@@ -1,0 +1,241 @@
+"""One run's measurements as one HTML page. A pure function: a record goes in, text comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined, Template
+from markupsafe import Markup, escape
+
+from grokscope import __version__
+from grokscope.probes.record import Quantity, Record, Verdict
+from grokscope.probes.registry import Probe
+from grokscope.report.downloads import embed
+from grokscope.report.figures import Drawing, draw_figures
+from grokscope.report.formatting import as_toml, flattened, slug, whole
+from grokscope.report.tables import (
+    Holdings,
+    Table,
+    array_table,
+    claim_rows,
+    event_table,
+    series_table,
+    share_out,
+    single_table,
+    small_arrays,
+    vitals,
+)
+
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'none'"
+"""The page's Content-Security-Policy: nothing is fetched and nothing runs."""
+
+_TONES = {
+    "grokked": "good",
+    "generalised without delay": "calm",
+    "stalled": "open",
+    "still moving": "open",
+    "inconclusive": "open",
+    "memorised": "bad",
+    "not fitted": "bad",
+    "lost": "bad",
+    "unstable": "bad",
+}
+_LEFT_COLUMNS = ("unit", "axes")
+_UNSTATED = Verdict("not applicable", (), "The clocks were not among the probes that ran, so no state is claimed.")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a page says of a run beside its record and its manifest.
+
+    ``task`` describes what was learned in a few words; ``provenance`` holds (label, value) pairs shown
+    before those of the manifest; ``generated`` is the time of writing, the one thing on the page that
+    differs between equal runs; ``command`` names the run on the command line.
+    """
+
+    task: str = ""
+    provenance: tuple[tuple[str, str], ...] = ()
+    generated: str = ""
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class _Figure:
+    number: int
+    title: str
+    caption: str
+    svg: Markup
+    failure: str
+
+
+@dataclass(frozen=True)
+class _Section:
+    id: str
+    title: str
+    question: str
+    caveat: str
+    figures: list[_Figure]
+    tables: list[Table]
+    arrays: Table | None
+    notes: list[tuple[str, str]]
+    absent: list[tuple[str, str]]
+    definitions: list[Quantity] = field(default_factory=list)
+
+
+def render_page(
+    record: Record,
+    probes: Sequence[Probe],
+    manifest: Mapping[str, Any],
+    facts: Facts | None = None,
+    *,
+    strict: bool = False,
+) -> str:
+    """The report as one self-contained HTML file: no script, no request, every foreign string escaped.
+
+    Args:
+        record: what was measured.
+        probes: the probes that measured it, in the order of their sections.
+        manifest: the run's ``run.json``; its ``config`` and ``provenance`` are shown.
+        facts: what else there is to say of the run.
+        strict: raise where a figure of one of grokscope's own probes cannot be drawn.
+    """
+    facts = facts or Facts()
+    held, others = share_out(record, probes)
+    sections = _sections(record, probes, held, others, strict=strict)
+    embedded = embed(record, probes, record.run)
+    config = manifest.get("config")
+    verdict = record.verdict or _UNSTATED
+    run = facts.command or record.run
+    return _template().render(
+        policy=POLICY,
+        version=__version__,
+        style=Markup(_resource("page.css")),
+        run=record.run,
+        kicker=_kicker(record, manifest, facts),
+        verdict=verdict,
+        tone=_TONES.get(verdict.state, ""),
+        vitals=vitals(record),
+        alerts=record.alerts,
+        claims=claim_rows(record),
+        events=event_table(record),
+        sections=sections,
+        recipe=as_toml(config) if isinstance(config, Mapping) and config else "",
+        provenance=_provenance(record, probes, manifest, facts),
+        downloads=embedded.files,
+        left_out=embedded.left_out,
+        files_left_out=embedded.files_left_out,
+        full_command=f"grokscope probe {run} --json FILE",
+        csv_command=f"grokscope probe {run} --csv DIR",
+        generated=facts.generated,
+        left=_LEFT_COLUMNS,
+        caption_of=lambda table: f"Table of {table.head[0]}",
+    )
+
+
+def _sections(
+    record: Record, probes: Sequence[Probe], held: Mapping[str, Holdings], others: Holdings, *, strict: bool
+) -> list[_Section]:
+    made: list[_Section] = []
+    count = 0
+    for position, probe in enumerate(probes, 1):
+        figures: list[_Figure] = []
+        for drawing in draw_figures(probe, record, f"f{position}", strict=strict):
+            count += 1
+            figures.append(_numbered(count, drawing))
+        mine = held[probe.name]
+        made.append(
+            _Section(
+                id=f"probe-{position}-{slug(probe.name)}",
+                title=probe.title,
+                question=probe.question,
+                caveat=probe.caveat,
+                figures=figures,
+                tables=_tables(record, mine.measured),
+                arrays=array_table(record, mine.measured),
+                notes=_notes(record, [probe.name]),
+                absent=mine.absent,
+                definitions=_defined(record, probe, mine),
+            )
+        )
+    rest = _notes(record, [p.name for p in probes], inside=False)
+    if others.measured or others.absent or rest:
+        made.append(
+            _Section(
+                "others", "Further quantities", "", "", [], _tables(record, others.measured),
+                array_table(record, others.measured), rest, others.absent,
+            )
+        )  # fmt: skip
+    return made
+
+
+def _numbered(count: int, drawing: Drawing) -> _Figure:
+    # the one text that is not escaped: an <svg> built from a parsed tree, every string in it escaped there
+    return _Figure(count, drawing.title, drawing.caption, Markup(drawing.svg), drawing.failure)
+
+
+def _tables(record: Record, names: Sequence[str]) -> list[Table]:
+    found = [series_table(record, names), single_table(record, names), *small_arrays(record, names)]
+    return [table for table in found if table is not None]
+
+
+def _defined(record: Record, probe: Probe, mine: Holdings) -> list[Quantity]:
+    """The quantities of ``probe`` that appear in its section, measured or absent."""
+    used = {record.measurements[name].quantity for name in mine.measured}
+    gone = [name for name, _ in mine.absent]
+    return [q for q in probe.quantities if q in used or any(n == q.name or q.matches(n) for n in gone)]
+
+
+def _notes(record: Record, owners: Collection[str], *, inside: bool = True) -> list[tuple[str, str]]:
+    """Notes whose first word is (or, not ``inside``, is not) one of ``owners``, short ones only."""
+    chosen = {
+        key: value for key, value in record.notes.items() if (str(key).split(".")[0] in owners) is inside
+    }
+    return [(key, text) for key, text in flattened(chosen) if len(text) <= 2000]
+
+
+def _kicker(record: Record, manifest: Mapping[str, Any], facts: Facts) -> str:
+    config = manifest.get("config")
+    family = ""
+    if isinstance(config, Mapping) and isinstance(config.get("model"), Mapping):
+        family = str(config["model"].get("family", "")).replace("-", " ")
+    pieces = [facts.task, family]
+    if len(record.steps):
+        saves = f"{whole(len(record.steps))} save{'s' if len(record.steps) != 1 else ''}"
+        pieces.append(f"{saves}, steps {whole(int(record.steps[0]))} to {whole(int(record.steps[-1]))}")
+    return " · ".join(piece for piece in pieces if piece)
+
+
+def _provenance(
+    record: Record, probes: Sequence[Probe], manifest: Mapping[str, Any], facts: Facts
+) -> list[tuple[str, str]]:
+    shown = list(facts.provenance)
+    stored = manifest.get("provenance")
+    if isinstance(stored, Mapping):
+        shown += flattened(stored)
+    shown += [(str(k), str(manifest[k])) for k in ("kind", "schema") if k in manifest]
+    shown.append(("probes", ", ".join(record.probes or [p.name for p in probes])))
+    return shown
+
+
+def _dotted(text: str) -> Markup:
+    """A dotted name that may break after a dot or an underscore."""
+    safe = str(escape(text))
+    return Markup(safe.replace(".", ".<wbr>").replace("_", "_<wbr>"))
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters["dotted"] = _dotted
+    return environment.from_string(_resource("page.html.j2"))
+
+
+@cache
+def _resource(name: str) -> str:
+    return (resources.files("grokscope.report") / name).read_text(encoding="utf-8")

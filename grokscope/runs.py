@@ -1,0 +1,177 @@
+"""A stored run bound to its task, its function and its anatomy."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from grokscope.errors import GrokscopeError, nearest
+from grokscope.models import MODEL_SETTINGS, Model, Params, as_float64, build_model
+from grokscope.tasks import TASK_SETTINGS, Task, build_task, unpack_mask
+from grokscope.trajectory import Trajectory, read_manifest, read_settings
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: what was learned, by which function, and the weights at every selected save.
+
+    Attributes:
+        path: the run's directory.
+        manifest: ``run.json``: config, task, provenance, schema.
+        task, model: what was learned and the function that learned it, with the run's own split.
+        rows: (T,) indices into the trajectory's saves; see :meth:`select`.
+    """
+
+    path: Path
+    name: str
+    manifest: Mapping[str, Any]
+    task: Task
+    model: Model
+    trajectory: Trajectory
+    rows: np.ndarray
+
+    @property
+    def steps(self) -> np.ndarray:
+        """(T,) int64: the selected saved steps."""
+        return self.trajectory.steps[self.rows]
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The recipe as stored: ``task``, ``model`` and, for trained runs, ``train`` and ``save``."""
+        return self.manifest["config"]
+
+    @property
+    def trained_here(self) -> bool:
+        """Whether grokscope trained the run (else it was imported)."""
+        return self.manifest.get("kind") == "trained"
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """Precision in which the weights were stored."""
+        name = self.model.parts[0].name
+        return torch.float64 if self.trajectory.dtypes[name] == np.float64 else torch.float32
+
+    @cached_property
+    def scalars(self) -> dict[str, np.ndarray]:
+        """Evaluations during training, ``step`` among them; empty for runs without any."""
+        return self.trajectory.scalars
+
+    def params(self, index: int) -> Params:
+        """Parameters (float64) at the ``index``-th selected save."""
+        return as_float64(self.trajectory.params_at(int(self.rows[index])))
+
+    def each(self) -> Iterator[tuple[int, Params]]:
+        """(index, parameters in float64) of every selected save, read in blocks of bounded memory."""
+        per_save = sum(int(np.prod(shape)) for shape in self.model.shapes.values()) * 8
+        block = max(1, min(64, 256 * 2**20 // max(per_save, 1)))
+        for start in range(0, len(self.rows), block):
+            stacked = self.stacked(rows=slice(start, start + block))
+            for offset in range(len(self.rows[start : start + block])):
+                yield start + offset, {name: values[offset] for name, values in stacked.items()}
+
+    def stacked(self, names: Sequence[str] | None = None, rows: slice = slice(None)) -> Params:
+        """Parameters (T, …) in float64 over the selected saves, all tensors or the named ones."""
+        wanted = list(self.model.shapes) if names is None else names
+        selected = self.rows[rows]
+        return {n: torch.from_numpy(self.trajectory.read(n, selected)).to(torch.float64) for n in wanted}
+
+    @property
+    def inputs(self) -> Tensor:
+        """(N, 2) or (N, d): every input of the task."""
+        return self.task.inputs
+
+    def select(self, text: str | None) -> Run:
+        """The same run at the saves with A ≤ step ≤ B and (step − A) divisible by K, from ``A:B:K``.
+
+        Any of the three may be left out. Raises :class:`GrokscopeError` when none is left.
+        """
+        if not text:
+            return self
+        steps = self.trajectory.steps
+        pieces = text.split(":")
+        try:
+            if len(pieces) > 3:
+                raise ValueError
+            numbers = [int(piece) if piece else None for piece in pieces]
+            first = numbers[0] if numbers[0] is not None else 0
+            last = numbers[1] if len(numbers) > 1 and numbers[1] is not None else int(steps[-1])
+            stride = numbers[2] if len(numbers) > 2 and numbers[2] is not None else 1
+            if len(numbers) == 1:
+                last = first
+            if stride < 1:
+                raise ValueError
+        except ValueError:
+            raise GrokscopeError(f"selecting steps: --steps was {text!r}, expected A:B:K in whole numbers") from None
+        keep = (steps >= first) & (steps <= last) & ((steps - first) % stride == 0)
+        if not keep.any():
+            raise GrokscopeError(
+                f"selecting steps of {self.name}: --steps {text} matches none of the {len(steps)} saved steps, "
+                f"which run from {steps[0]} to {steps[-1]}"
+            )
+        return dataclasses.replace(self, rows=np.flatnonzero(keep))
+
+
+def build_from_config(config: Mapping[str, Any], where: str) -> tuple[Task, Model]:
+    """The task and the model that a stored or written config describes.
+
+    Raises:
+        GrokscopeError: an unknown task or family, an unknown field, or values that do not fit.
+    """
+    task_table, model_table = dict(config.get("task", {})), dict(config.get("model", {}))
+    task_class = _choose(TASK_SETTINGS, task_table.get("name"), "task.name", where)
+    model_class = _choose(MODEL_SETTINGS, model_table.get("family"), "model.family", where)
+    task_settings = read_settings(task_class, task_table, f"{where}: task")
+    model_settings = read_settings(model_class, model_table, f"{where}: model")
+    task = build_task(task_settings, int(config.get("seed", 0)))
+    n_inputs = None if task.n_tokens is not None else task.inputs.shape[1]
+    model = build_model(model_settings, n_tokens=task.n_tokens, n_inputs=n_inputs, n_classes=task.n_classes)
+    return task, model
+
+
+def _choose(table: Mapping[str, type], name: object, field: str, where: str) -> type:
+    if not isinstance(name, str) or name not in table:
+        hint = nearest(name, table) if isinstance(name, str) else ""
+        raise GrokscopeError(f"reading {where}: {field} is {name!r}, expected one of {', '.join(table)}{hint}")
+    return table[name]
+
+
+def open_run(path: str | Path) -> Run:
+    """Open the run in directory ``path``.
+
+    Raises:
+        GrokscopeError: no such directory, not a run, a damaged file, nothing committed yet, or weights
+            that are not those of the declared model.
+    """
+    path = Path(path)
+    manifest = read_manifest(path)
+    where = str(path / "run.json")
+    task, model = build_from_config(manifest.get("config", {}), where)
+    if "split" in manifest:
+        task = task.with_split(unpack_mask(manifest["split"]))
+    trajectory = Trajectory(path / "trajectory.h5")
+    found = {name: tuple(shape) for name, shape in trajectory.shapes.items()}
+    if found != model.shapes:
+        odd = sorted(set(found.items()) ^ set(model.shapes.items()))[0]
+        raise GrokscopeError(
+            f"opening run {path}: the stored tensors are not those of its model ({odd[0]} {odd[1]} on one "
+            "side only), expected the tensors that run.json declares"
+        )
+    if not len(trajectory.steps):
+        raise GrokscopeError(f"opening run {path}: no step is committed yet, expected at least one")
+    return Run(
+        path=path,
+        name=str(manifest.get("name", path.name)),
+        manifest=manifest,
+        task=task,
+        model=model,
+        trajectory=trajectory,
+        rows=np.arange(len(trajectory.steps)),
+    )

@@ -1,0 +1,87 @@
+"""Optimisers on one flat vector: AdamW with decoupled decay, SGD with momentum, gradient descent.
+
+All tensors of a model are views of one vector, so a step is a handful of in-place operations.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from grokscope.models import Params
+from grokscope.training.recipe import TrainSettings
+
+
+@dataclass
+class FlatParameters:
+    """A parameter dict whose tensors, and their gradients, are views of one vector each."""
+
+    vector: Tensor
+    gradient: Tensor
+    params: Params
+
+    @classmethod
+    def of(cls, params: Params, device: torch.device) -> FlatParameters:
+        """Copy ``params`` (any order is kept) into one vector on ``device``."""
+        vector = torch.cat([value.reshape(-1) for value in params.values()]).to(device)
+        gradient = torch.zeros_like(vector)
+        views: Params = {}
+        offset = 0
+        for name, value in params.items():
+            here = slice(offset, offset + value.numel())
+            view = vector[here].view(value.shape).detach().requires_grad_()
+            view.grad = gradient[here].view(value.shape)
+            views[name] = view
+            offset += value.numel()
+        return cls(vector, gradient, views)
+
+
+def learning_rate(settings: TrainSettings, step: int) -> float:
+    """The rate of the update from ``step`` to ``step + 1``."""
+    if step >= settings.warmup:
+        return settings.lr
+    return settings.lr * (step + 1) / settings.warmup
+
+
+class Optimizer:
+    """One optimiser with its state; :meth:`update` moves the weights by one step.
+
+    AdamW is Loshchilov and Hutter's (arXiv 1711.05101, algorithm 2). The state is a dict of flat vectors,
+    complete together with the step number.
+    """
+
+    def __init__(self, settings: TrainSettings, parameters: FlatParameters) -> None:
+        self.settings = settings
+        self.parameters = parameters
+        vector = parameters.vector
+        names = {"adamw": ("first_moment", "second_moment"), "sgd": ("momentum",), "gd": ()}
+        self.state = {name: torch.zeros_like(vector) for name in names[settings.optimizer]}
+
+    def update(self, step: int) -> None:
+        """Apply the gradient of ``parameters`` at ``step``."""
+        settings, weights = self.settings, self.parameters.vector
+        rate = learning_rate(settings, step)
+        shrink = 1 - rate * settings.weight_decay
+        if settings.weight_decay and settings.decay == "before":
+            weights.mul_(shrink)
+        if settings.optimizer == "adamw":
+            self._adam(rate, step + 1)
+        elif settings.optimizer == "sgd":
+            velocity = self.state["momentum"].mul_(settings.momentum).add_(self.parameters.gradient)
+            weights.add_(velocity, alpha=-rate)
+        else:
+            weights.add_(self.parameters.gradient, alpha=-rate)
+        if settings.weight_decay and settings.decay == "after":
+            weights.mul_(shrink)
+
+    def _adam(self, rate: float, count: int) -> None:
+        gradient = self.parameters.gradient
+        beta1, beta2 = self.settings.betas
+        first = self.state["first_moment"].lerp_(gradient, 1 - beta1)
+        second = self.state["second_moment"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        scale = math.sqrt(1 - beta2**count)
+        denominator = second.sqrt().div_(scale).add_(self.settings.eps)
+        self.parameters.vector.addcdiv_(first, denominator, value=-rate / (1 - beta1**count))

@@ -1,0 +1,209 @@
+"""Recipes: everything that determines a run, as frozen settings read from TOML and ``--set``."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from grokscope.errors import GrokscopeError, nearest
+from grokscope.models import MODEL_SETTINGS, Model, ModelSettings, build_model
+from grokscope.tasks import TASK_SETTINGS, Task, TaskSettings, build_task
+from grokscope.trajectory import apply_overrides, expand_schedule, read_settings, settings_dict
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """``[train]``: how the weights move.
+
+    ``lr`` and ``weight_decay`` act as decoupled decay, w ← w(1 − lr·weight_decay), ``before`` or ``after``
+    the optimiser's step; the gradient is at the undecayed weights in both. ``warmup`` steps raise the rate
+    linearly. ``batch_size`` 0 is the full batch. ``loss`` is the mean over samples of the cross-entropy or of
+    ½‖z − onehot‖² (*squared*); for completion it is ½ Σ (ŷ − y)² over the observed entries. ``threads`` is
+    part of the recipe because the order of floating-point sums depends on it.
+    """
+
+    steps: int = 1000
+    optimizer: Literal["adamw", "sgd", "gd"] = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+    decay: Literal["before", "after"] = "before"
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-8
+    momentum: float = 0.0
+    loss: Literal["cross-entropy", "squared"] = "cross-entropy"
+    dtype: Literal["float32", "float64"] = "float32"
+    warmup: int = 0
+    batch_size: int = 0
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class SaveSettings:
+    """``[save]``: when weights are saved, when losses are evaluated, when the optimiser is snapshotted.
+
+    ``schedule`` and ``evaluate`` are windows: ``"A:B:K"`` every K steps from A to B, both included, or
+    ``"log:A:B:N"``; B may be ``end``. Weights are also evaluated whenever they are saved. ``snapshots`` is
+    the number of steps between optimiser snapshots. ``precision`` is that of the stored weights.
+    """
+
+    schedule: tuple[str, ...] = ("0:end:10",)
+    evaluate: tuple[str, ...] = ("0:end:10",)
+    snapshots: int = 500
+    precision: Literal["train", "float32", "float64"] = "train"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that determines a run's bytes on a given device."""
+
+    name: str
+    seed: int
+    task: TaskSettings
+    model: ModelSettings
+    train: TrainSettings
+    save: SaveSettings = field(default_factory=SaveSettings)
+
+    def config(self) -> dict[str, Any]:
+        """Every field under its dotted name, as stored in ``run.json``."""
+        return settings_dict(self)
+
+    def build(self) -> tuple[Task, Model]:
+        """The task and the model of this recipe."""
+        task = build_task(self.task, self.seed)
+        n_inputs = None if task.n_tokens is not None else task.inputs.shape[1]
+        model = build_model(
+            self.model, n_tokens=task.n_tokens, n_inputs=n_inputs, n_classes=task.n_classes
+        )
+        return task, model
+
+    def save_steps(self) -> np.ndarray:
+        """Sorted steps at which weights are saved; the last step always is."""
+        return np.union1d(expand_schedule(self.save.schedule, self.train.steps), [self.train.steps])
+
+    def evaluation_steps(self) -> np.ndarray:
+        """Sorted steps at which losses are evaluated: the windows, and every save."""
+        return np.union1d(expand_schedule(self.save.evaluate, self.train.steps), self.save_steps())
+
+    def snapshot_steps(self) -> np.ndarray:
+        """Sorted steps at which the optimiser is snapshotted, the last one among them."""
+        return np.union1d(np.arange(0, self.train.steps, self.save.snapshots), [self.train.steps])
+
+
+def builtin_recipes() -> list[str]:
+    """Names of the recipes inside the package."""
+    folder = resources.files("grokscope") / "recipes"
+    return sorted(Path(str(entry)).stem for entry in folder.iterdir() if str(entry).endswith(".toml"))
+
+
+def read_recipe(
+    name_or_path: str | Path, overrides: Sequence[str] = (), seed: int | None = None
+) -> Recipe:
+    """A built-in recipe by name, or a TOML file, with ``FIELD=VALUE`` overrides by dotted name.
+
+    Raises:
+        GrokscopeError: no such recipe, not TOML, an unknown key, or a value of the wrong kind or range.
+    """
+    text = str(name_or_path)
+    known = builtin_recipes()
+    if text in known:
+        source = (resources.files("grokscope") / "recipes" / f"{text}.toml").read_text()
+    elif Path(text).is_file():
+        try:
+            source = Path(text).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise GrokscopeError(f"reading recipe {text}: {error}") from None
+    else:
+        raise GrokscopeError(
+            f"reading recipe {text!r}: neither a file nor a built-in recipe, expected one of "
+            f"{', '.join(known)}{nearest(text, known)}"
+        )
+    try:
+        table: dict[str, Any] = tomllib.loads(source)
+    except tomllib.TOMLDecodeError as error:
+        raise GrokscopeError(f"reading recipe {text}: {error}, expected TOML") from None
+    table = apply_overrides(table, overrides)
+    if seed is not None:
+        table["seed"] = seed
+    return recipe_from(table, f"recipe {text}")
+
+
+def recipe_from(table: Mapping[str, Any], where: str) -> Recipe:
+    """The recipe that a mapping of dotted fields describes; every key must be known."""
+    known = ("name", "seed", "task", "model", "train", "save")
+    for key in table:
+        if key not in known:
+            raise GrokscopeError(
+                f"reading {where}: unknown key {key!r}, expected one of {', '.join(known)}{nearest(key, known)}"
+            )
+    for key in ("task", "model", "train", "save"):
+        if not isinstance(table.get(key, {}), Mapping):
+            raise GrokscopeError(f"reading {where}: {key} is {table[key]!r}, expected a table")
+    task_class = _family(TASK_SETTINGS, table, "task", "name", where)
+    model_class = _family(MODEL_SETTINGS, table, "model", "family", where)
+    seed, name = table.get("seed", 0), table.get("name", "run")
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
+        raise GrokscopeError(f"reading {where}: seed is {seed!r}, expected a whole number of at least 0")
+    if not isinstance(name, str) or not name:
+        raise GrokscopeError(f"reading {where}: name is {name!r}, expected a word")
+    recipe = Recipe(
+        name=name,
+        seed=seed,
+        task=read_settings(task_class, table.get("task", {}), f"{where}: task"),
+        model=read_settings(model_class, table.get("model", {}), f"{where}: model"),
+        train=read_settings(TrainSettings, table.get("train", {}), f"{where}: train"),
+        save=read_settings(SaveSettings, table.get("save", {}), f"{where}: save"),
+    )
+    _check(recipe, where)
+    return recipe
+
+
+def _family(table: Mapping[str, type], given: Mapping[str, Any], section: str, key: str, where: str) -> type:
+    name = given.get(section, {}).get(key)
+    if not isinstance(name, str) or name not in table:
+        hint = nearest(name, table) if isinstance(name, str) else ""
+        raise GrokscopeError(
+            f"reading {where}: {section}.{key} is {name!r}, expected one of {', '.join(table)}{hint}"
+        )
+    return table[name]
+
+
+def _check(recipe: Recipe, where: str) -> None:
+    """Ranges that types do not say."""
+    train, save = recipe.train, recipe.save
+    ranges = [
+        ("train.steps", train.steps, train.steps >= 1, "at least 1"),
+        ("train.lr", train.lr, train.lr > 0, "above 0"),
+        ("train.weight_decay", train.weight_decay, train.weight_decay >= 0, "at least 0"),
+        ("train.betas", train.betas, all(0 <= b < 1 for b in train.betas), "two numbers in [0, 1)"),
+        ("train.eps", train.eps, train.eps > 0, "above 0"),
+        ("train.momentum", train.momentum, 0 <= train.momentum < 1, "in [0, 1)"),
+        ("train.warmup", train.warmup, train.warmup >= 0, "at least 0"),
+        ("train.batch_size", train.batch_size, train.batch_size >= 0, "at least 0"),
+        ("train.threads", train.threads, 1 <= train.threads <= 1024, "between 1 and 1024"),
+        ("save.snapshots", save.snapshots, save.snapshots >= 1, "at least 1"),
+    ]
+    for field_name, value, fine, expected in ranges:
+        if not fine:
+            raise GrokscopeError(f"reading {where}: {field_name} is {value}, expected {expected}")
+    if train.optimizer == "gd" and (train.batch_size or train.momentum):
+        raise GrokscopeError(
+            f"reading {where}: train.optimizer 'gd' was given train.batch_size = {train.batch_size} and "
+            f"train.momentum = {train.momentum}, expected 0 for both (or 'sgd')"
+        )
+    if train.loss == "cross-entropy" and recipe.task.name == "completion":
+        raise GrokscopeError(
+            f"reading {where}: train.loss 'cross-entropy' was given for task.name 'completion', expected 'squared'"
+        )
+    if train.batch_size and recipe.task.name == "completion":
+        raise GrokscopeError(
+            f"reading {where}: train.batch_size = {train.batch_size} was given for task.name 'completion', "
+            "expected 0: single entries are observed, so there is no batch of samples"
+        )
+    recipe.evaluation_steps()
+    recipe.build()
