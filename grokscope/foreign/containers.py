@@ -126,7 +126,7 @@ def _weights_under(folder: Path) -> Iterable[Path]:
                 count += 1
                 if count > MAX_FILES:
                     raise GrokscopeError(
-                        f"importing {folder}: more than {MAX_FILES} files of weights, expected fewer; name subfolders"
+                        f"importing {folder}: more than {MAX_FILES} files of weights, expected fewer"
                     )
                 yield Path(parent) / name
 
@@ -180,15 +180,15 @@ def _state_of(path: Path, content: Plain, notes: list[str]) -> tuple[Tensors, di
         )
     for key in STATE_KEYS:
         nested = content.get(key)
-        if isinstance(nested, dict) and nested and all(isinstance(value, Tensor) for value in nested.values()):
+        if isinstance(nested, dict) and nested and all(isinstance(one, Tensor) for one in nested.values()):
             notes.append(f"the state dict lies under {key!r}")
             return _unwrapped(nested, notes), scalars_of(content)
     tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
     if not tensors:
         keys = ", ".join(list(content)[:8]) or "nothing"
         raise GrokscopeError(
-            f"reading {path}: no state dict in it (it holds {keys}), expected names and tensors, bare or under "
-            f"{', '.join(STATE_KEYS)}"
+            f"reading {path}: no state dict in it (it holds {keys}), expected names and tensors, bare or "
+            f"under {', '.join(STATE_KEYS)}"
         )
     rest = {name: value for name, value in content.items() if name not in tensors}
     return _unwrapped(tensors, notes), scalars_of(rest)
@@ -227,11 +227,13 @@ def _consistent(snapshots: list[Snapshot]) -> tuple[list[Snapshot], list[Skipped
     for one, signature in zip(snapshots, signatures, strict=True):
         if signature != usual:
             odd = sorted(set(signature) ^ set(usual))[0]
-            left.append(Skipped(one.path, f"its tensors are not those of the other steps (such as {odd[0]} {odd[1]})"))
+            why = f"its tensors are not those of the other steps (such as {odd[0]} {odd[1]})"
+            left.append(Skipped(one.path, why))
         elif kept and kept[-1].step == one.step:
             same = all(one.tensors[name].equal(value) for name, value in kept[-1].tensors.items())
             what = "with the same tensors" if same else "with other tensors"
-            left.append(Skipped(one.path, f"step {one.step} is already there from {kept[-1].path.name}, {what}"))
+            why = f"step {one.step} is already there from {kept[-1].path.name}, {what}"
+            left.append(Skipped(one.path, why))
         elif bad := next((name for name, value in one.tensors.items() if not value.isfinite().all()), None):
             left.append(Skipped(one.path, f"{bad} holds values that are not finite"))
         else:

@@ -175,8 +175,7 @@ def _fit(dialect: Dialect, tensors: Mapping[str, Tensor]) -> Recognised | Unreco
     if has_norm and len(has_norm) < len(NORM_AXES):
         absent = next(name for name in NORM_AXES if name not in ours)
         return _no(dialect, f"{has_norm[0]} is there and {absent} is not")
-    causal, mask_note = _causal(dialect, tensors)
-    return _described(dialect, sizes, set(ours), ignored, causal, mask_note)
+    return _described(dialect, sizes, set(ours), ignored, _mask_in(tensors))
 
 
 def _no(dialect: Dialect, why: str) -> Unrecognised:
@@ -188,18 +187,19 @@ def _described(
     sizes: Mapping[str, int],
     ours: set[str],
     ignored: Mapping[str, str],
-    causal: bool,
-    mask_note: str,
+    mask: bool | None,
 ) -> Recognised | Unrecognised:
     p, out = sizes["v"] - 1, sizes["c"]
     if sizes["n"] != 3:
         return _no(dialect, f"there are {sizes['n']} positions, expected the 3 of [a, b, =]")
     if not 2 <= p <= MAX_MODULUS:
-        return _no(dialect, f"{sizes['v']} tokens were given, expected 3 to {MAX_MODULUS + 1} (the residues and '=')")
+        expected = f"expected 3 to {MAX_MODULUS + 1} (the residues and '=')"
+        return _no(dialect, f"{sizes['v']} tokens were given, {expected}")
     if out < p:
         return _no(dialect, f"{out} logits were given, expected at least one for each of the {p} residues")
     biases = [name for name in BIAS_AXES if name in ours]
     layer_norm = any(name in ours for name in NORM_AXES)
+    causal = dialect.causal if dialect.causal is not None else mask is not False
     settings = TransformerSettings(
         d_model=sizes["d"],
         n_heads=sizes["H"],
@@ -212,31 +212,34 @@ def _described(
     )
     known = [
         f"the modulus is {p}: {sizes['v']} rows of the embedding, one of them for '='",
-        f"one layer, {sizes['H']} heads of width {sizes['k']}, model width {sizes['d']}, {sizes['m']} neurons",
+        f"one layer, {sizes['H']} heads of width {sizes['k']}, width {sizes['d']}, {sizes['m']} neurons",
         f"{'LayerNorm with gains' if layer_norm else 'no LayerNorm with gains'}, "
         f"{'biases' if biases else 'no biases'}",
     ]
     if out > p:
         known.append(f"the head has {out} logits, of which the first {p} are the residues")
     if biases and len(biases) < len(BIAS_AXES):
-        known.append(f"biases not in the file are taken as zero: {', '.join(n for n in BIAS_AXES if n not in ours)}")
+        absent = ", ".join(name for name in BIAS_AXES if name not in ours)
+        known.append(f"biases not in the file are taken as zero: {absent}")
     guessed = [
         "the prompt is [a, b, =] with '=' as the last token, and the answer is read at '='",
-        mask_note + ": with one layer, read at the last position, no logit depends on it",
     ]
+    attention = f"attention is {'' if causal else 'not '}causal"
+    if dialect.causal is None and mask is not None:
+        known.append(f"{attention}, as the mask in the file says")
+    else:
+        guessed.append(f"{attention}: with one layer, read at the last position, no logit depends on it")
     if not layer_norm:
-        guessed.append("nothing normalises the residual stream (a normalisation without gains leaves no tensor)")
+        guessed.append("nothing normalises the residual stream (without gains, that would leave no tensor)")
     return Recognised(dialect, settings, p, tuple(known), tuple(guessed), ignored)
 
 
-def _causal(dialect: Dialect, tensors: Mapping[str, Tensor]) -> tuple[bool, str]:
-    if dialect.causal is not None:
-        return dialect.causal, f"attention is {'' if dialect.causal else 'not '}causal"
+def _mask_in(tensors: Mapping[str, Tensor]) -> bool | None:
+    """Whether the mask in a file hides later positions; ``None`` without one."""
     mask = tensors.get(f"{_ATTENTION}mask")
     if mask is None or mask.ndim != 2:
-        return True, "attention is causal, TransformerLens's default"
-    causal = not bool(mask.to(torch.float64).triu(1).any())
-    return causal, f"attention is {'' if causal else 'not '}causal, as the mask in the file says"
+        return None
+    return not bool(mask.to(torch.float64).triu(1).any())
 
 
 def _sizes(tensors: Mapping[str, Tensor], axes: Mapping[str, str]) -> dict[str, int]:
@@ -249,7 +252,7 @@ def _sizes(tensors: Mapping[str, Tensor], axes: Mapping[str, str]) -> dict[str, 
             raise ValueError(f"{name} has shape {shape}, expected ({', '.join(names)}), none of them 0")
         for axis, size in zip(names, shape, strict=True):
             if sizes.setdefault(axis, size) != size:
-                raise ValueError(f"{name} has shape {shape}, where {first[axis]} makes {axis} = {sizes[axis]}")
+                raise ValueError(f"{name} has shape {shape}, and {first[axis]} makes {axis} = {sizes[axis]}")
             first.setdefault(axis, name)
     return sizes
 

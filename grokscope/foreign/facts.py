@@ -28,6 +28,7 @@ FRACTION_NAMES = ("train_fraction", "frac_train", "train_frac", "fraction", "tra
 LEARNING_RATE_NAMES = ("lr", "learning_rate")
 DECAY_NAMES = ("weight_decay", "wd")
 OPERATION_NAMES = ("operation", "op", "fn_name", "fn", "group", "task")
+ACTIVATION_NAMES = ("act_type", "act_fn", "activation", "act")
 LENGTH_NAMES = ("num_epochs", "n_epochs", "num_steps", "n_steps", "steps", "epochs")
 
 QUANTITIES: dict[str, tuple[str, ...]] = {
@@ -40,19 +41,26 @@ QUANTITIES: dict[str, tuple[str, ...]] = {
 }
 """Our name of a quantity → the names under which people record it."""
 
-_GENERIC = {"config", "cfg", "args", "hparams", "settings", "metrics", "summary_metrics", "history", "log", "results"}
+_GENERIC = {
+    "config", "cfg", "args", "hparams", "settings", "metrics", "summary_metrics", "history", "log", "results"
+}  # fmt: skip
 _PREFIX = re.compile(r"^(config|cfg|args|metrics|model|ckpt|checkpoint)[_\-.]+", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """One number that the authors wrote down; ``resolution`` is half its last printed digit, 0 if unrounded."""
+    """A number that the authors wrote down; ``resolution`` is half its last printed digit, 0 if unrounded."""
 
     quantity: str
     step: int
     value: float
     source: str
     resolution: float = 0.0
+
+    @property
+    def place(self) -> str:
+        """The file that says so."""
+        return self.source.rpartition(" in ")[2]
 
 
 @dataclass(frozen=True)
@@ -83,7 +91,8 @@ class Facts:
         found: dict[str, Any] = {}
         for name, document in self.documents.items():
             text = json.dumps(document, allow_nan=False)
-            found[name] = document if len(text) <= MAX_KEPT_CHARACTERS else f"{len(text)} characters, not copied"
+            short = len(text) <= MAX_KEPT_CHARACTERS
+            found[name] = document if short else f"{len(text)} characters, not copied"
         for name, rows in self.tables.items():
             found[name] = f"{len(rows)} rows: {', '.join(rows[0]) if rows else 'no columns'}"
         return found | {name: f"not read: {why}" for name, why in self.unread.items()}
@@ -115,7 +124,8 @@ def facts_beside(folder: Path, stem: str, alone: bool) -> Facts:
         except (OSError, ValueError, RecursionError, csv.Error) as error:
             unread[path.name] = (str(error).splitlines() or [type(error).__name__])[0][:120]
     # settings before results, so that a name in both means the setting
-    ordered = sorted(documents, key=lambda name: (not name.lower().startswith(("config", "cfg", "args")), name))
+    settings = ("config", "cfg", "args", "hparams")
+    ordered = sorted(documents, key=lambda name: (not name.lower().startswith(settings), name))
     return Facts({name: documents[name] for name in ordered}, tables, unread)
 
 
@@ -236,6 +246,6 @@ def _read_json(path: Path) -> Any:
 def _read_csv(path: Path) -> list[dict[str, str]]:
     with path.open(encoding="utf-8", newline="") as file:
         return [
-            {key.strip(): value or "" for key, value in row.items() if isinstance(key, str) and not isinstance(value, list)}
+            {key.strip(): value or "" for key, value in row.items() if key and not isinstance(value, list)}
             for row in csv.DictReader(file)
         ]

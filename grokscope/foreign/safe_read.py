@@ -111,7 +111,7 @@ def _check_archive(path: Path, size: int) -> None:
         ) from None
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise GrokscopeError(
-            f"reading {path}: the archive holds compressed entries, expected the uncompressed ones of torch.save"
+            f"reading {path}: the archive holds compressed entries, expected the plain ones of torch.save"
         )
     total = sum(entry.file_size for entry in entries)
     if total > size:
@@ -124,7 +124,7 @@ def _check_archive(path: Path, size: int) -> None:
 def _why_refused(error: Exception) -> str:
     message = str(error)
     if isinstance(error, UnicodeDecodeError | EOFError | MemoryError | KeyError | OSError):
-        return f"the file is truncated or damaged ({type(error).__name__}), expected one written by torch.save"
+        return f"the file is truncated or damaged ({type(error).__name__}), expected one from torch.save"
     found = _GLOBAL.search(message)
     if found and "Weights only load failed" in message:
         return (
@@ -135,10 +135,10 @@ def _why_refused(error: Exception) -> str:
         return "a TorchScript program, none of which was run; expected the tensors of a state dict"
     if "Weights only load failed" in message:
         return (
-            "the file holds more than plain data or is damaged, and none of it was run; expected plain tensors "
-            "and numbers, as torch.save(model.state_dict(), path) writes them"
+            "the file holds more than plain data or is damaged, and none of it was run; expected plain "
+            "tensors and numbers, as torch.save(model.state_dict(), path) writes them"
         )
-    return f"the file is truncated or damaged ({_first_line(error)[:120]}), expected one written by torch.save"
+    return f"the file is truncated or damaged ({_first_line(error)[:120]}), expected one from torch.save"
 
 
 def _looks_like_text(head: bytes) -> bool:
@@ -198,10 +198,12 @@ class _Plainer:
         self._bytes += math.prod(value.shape) * value.element_size()
         if self._bytes > MAX_FILE_BYTES:
             raise GrokscopeError(
-                f"reading {self._path}: its tensors claim more than {MAX_FILE_BYTES} bytes, expected at most that"
+                f"reading {self._path}: its tensors claim more than {MAX_FILE_BYTES} bytes, expected no more"
             )
         return value.detach().clone(memory_format=torch.contiguous_format)
 
 
 def _text(key: Any) -> str:
-    return key if isinstance(key, str) else str(key) if isinstance(key, int | float | bool) else f"<{type(key).__name__}>"
+    if isinstance(key, str | int | float | bool):
+        return str(key)
+    return f"<{type(key).__name__}>"

@@ -27,7 +27,7 @@ BETA_MAX = 10.0
 AT_BOUND = 0.98 * BETA_MAX
 ORIGINS = (0.5, 0.6, 0.7, 0.8, 0.9)
 FEWEST_POINTS = 16
-STARTS = 4
+STARTS = 3
 
 
 @dataclass(frozen=True)
@@ -90,11 +90,12 @@ def tail_fit(
     """Compare E* + A (t - t0)^-beta with E* + A exp(-t / tau) by rolling-origin prediction error.
 
     Residuals are differences of logarithms: of E where the limit is fitted jointly, of Delta = E - limit
-    where it is given (it should come from a longer run: the last value of the same series is below the truth
-    for a gap still to close, and bends a power of -2 into something much steeper). Each model is fitted to
-    the first 50, 60, 70, 80 and 90 % of the points and predicts all that follow. It is preferred where its
-    ``prediction_error`` is at most ``advantage`` times that of the other and it wins at ``wins`` of the five
-    origins at least; a power with beta at its bound of 10 is not told from an exponential by winning.
+    where it is given. A given limit should come from a longer run: the last value of the same series lies
+    above the limit, makes the late gaps too small and bends a power of -2 into something much steeper. Each
+    model is fitted to the first 50, 60, 70, 80 and 90 % of the points and predicts all that follow. It is
+    preferred where its ``prediction_error`` is at most ``advantage`` times that of the other and it wins at
+    ``wins`` of the five origins at least; a power with beta at its bound of 10 is not told from an
+    exponential by winning.
 
     Args:
         t: (N,) times, strictly increasing, at least 16.

@@ -40,7 +40,7 @@ STYLE: dict[str, Any] = {
     "axes.titlelocation": "left",
     "axes.titlepad": 18.0,
     "axes.labelsize": 9.5,
-    "axes.labelpad": 5.0,
+    "axes.labelpad": 7.0,
     "axes.linewidth": 0.7,
     "axes.spines.top": False,
     "axes.spines.right": False,

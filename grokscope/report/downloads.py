@@ -17,7 +17,7 @@ import numpy as np
 
 from grokscope.probes.record import Measurement, Record
 from grokscope.probes.registry import Probe
-from grokscope.report.formatting import slug
+from grokscope.report.formatting import natural_size, slug
 from grokscope.report.tables import share_out
 
 MOST_ENTRIES = 20_000
@@ -187,5 +187,4 @@ def _download(filename: str, kind: str, text: str) -> Download:
     if len(data) > _PLAIN:
         # a fixed time keeps equal records equal; mtime would be the only thing to differ
         data, filename, kind = gzip.compress(data, 9, mtime=0), f"{filename}.gz", "application/gzip"
-    size = f"{len(data) / 1000:.0f} kB" if len(data) >= 1000 else f"{len(data)} bytes"
-    return Download(filename, size, f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}")
+    return Download(filename, natural_size(len(data)), f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}")

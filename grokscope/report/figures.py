@@ -19,7 +19,10 @@ _SVG = "{http://www.w3.org/2000/svg}"
 _HREF = "{http://www.w3.org/1999/xlink}href"
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 _NUMBER = re.compile(r"-?\d+\.\d{3,}")
-_FONT = re.compile(r"font: ?([^;\"]*?)([\d.]+)px [^;]*")
+_FONT = re.compile(r"font: ?([^;]*?)([\d.]+)px[^;]*")  # as matplotlib wrote it before 3.11
+_FONT_SIZE = re.compile(r"font-size: ?([\d.]+)px")
+_FONT_FAMILY = re.compile(r"font-family: ?[^;]*;? ?")
+_NO_TURN = re.compile(r"^rotate\(-?0(\.0*)?[ ,)][^)]*\)?$")
 _REFERENCE = re.compile(r"url\(#([^)]*)\)")
 
 THEME = {
@@ -144,12 +147,12 @@ def _clean(element: ElementTree.Element, names: dict[str, str]) -> None:
             else:
                 del element.attrib["id"]
             continue
-        if key.startswith(("{", "on")):
+        if key.startswith(("{", "on")) or (key == "transform" and _NO_TURN.match(value)):
             del element.attrib[key]
             continue
         value = _REFERENCE.sub(lambda m: f"url(#{names[m[1]]})", value)
         if key in ("style", "fill", "stroke"):
-            value = _FONT.sub(_font, value)
+            value = _FONT_FAMILY.sub("", _FONT_SIZE.sub(_font_size, _FONT.sub(_font, value)))
             value = _COLOUR.sub(lambda m: f"var({THEME[m[0]]}, {m[0]})", value)
             if key != "style":  # a variable works in a style only
                 del element.attrib[key]
@@ -173,4 +176,9 @@ def _shorter(match: re.Match[str]) -> str:
 
 def _font(match: re.Match[str]) -> str:
     weight = f"font-weight: {match[1].strip()}; " if match[1].strip() in ("bold", "600", "700") else ""
-    return f"{weight}font-size: calc({match[2]}px * var(--figure-text, 1))"
+    return f"{weight}font-size: {match[2]}px"
+
+
+def _font_size(match: re.Match[str]) -> str:
+    # the page enlarges the text of figures on narrow screens
+    return f"font-size: calc({match[1]}px * var(--figure-text, 1))"

@@ -99,7 +99,7 @@ def _bounded(value: float | None) -> float | None:
 
 def flattened(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
     """Dotted names and texts of everything in a nested mapping."""
-    if isinstance(value, Mapping) and value:
+    if isinstance(value, Mapping):
         for key, inner in value.items():
             yield from flattened(inner, f"{prefix}.{key}" if prefix else str(key))
     elif isinstance(value, list | tuple) and all(isinstance(v, str) for v in value):
@@ -163,6 +163,11 @@ def _string(text: str) -> str:
     # JSON's escapes are TOML's, but for surrogate pairs and the delete character
     quoted = json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
     return "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in quoted)
+
+
+def natural_size(count: int) -> str:
+    """A number of bytes in words."""
+    return f"{count / 1000:.0f} kB" if count >= 1000 else f"{count} bytes"
 
 
 def slug(text: str) -> str:

@@ -126,9 +126,14 @@ def series_table(record: Record, names: Sequence[str]) -> Table | None:
         shift = 1 if m.dims == ("interval",) else 0
         cells = (number(m.values[i - shift]) if i >= shift else UNDEFINED for _, i in columns)
         rows.append((name, *cells, m.quantity.unit))
-    if not rows:
-        return None
-    return Table(("quantity", *(heading for heading, _ in columns), "unit"), rows)
+    return _without_blank_units(Table(("quantity", *(heading for heading, _ in columns), "unit"), rows))
+
+
+def _without_blank_units(table: Table) -> Table | None:
+    """The table, its last column dropped where it is blank in every row; ``None`` without rows."""
+    if not table.rows or any(row[-1] for row in table.rows):
+        return table if table.rows else None
+    return Table(table.head[:-1], [row[:-1] for row in table.rows], table.title)
 
 
 def single_table(record: Record, names: Sequence[str]) -> Table | None:
@@ -138,7 +143,7 @@ def single_table(record: Record, names: Sequence[str]) -> Table | None:
         for name in names
         if (m := record.measurements[name]).values.ndim == 0
     ]
-    return Table(("quantity", "value", "unit"), rows) if rows else None
+    return _without_blank_units(Table(("quantity", "value", "unit"), rows))
 
 
 def small_arrays(record: Record, names: Sequence[str]) -> list[Table]:
@@ -176,7 +181,7 @@ def array_table(record: Record, names: Sequence[str]) -> Table | None:
         if (m := record.measurements[name]).values.ndim and m.dims not in (("step",), ("interval",))
         if name not in shown
     ]
-    return Table(("array", "axes", "unit"), rows) if rows else None
+    return _without_blank_units(Table(("array", "axes", "unit"), rows))
 
 
 def event_table(record: Record) -> Table | None:

@@ -23,8 +23,8 @@ from grokscope.trajectory.atomic import NO_SPACE, sync_directory
 SUCCESSOR_SUFFIX = ".next"
 
 # Generous room for object headers and for what HDF5 allocates ahead.
-_SLACK_BYTES = 256 << 10
-_SLACK_BYTES_PER_COLUMN = 16 << 10
+_SLACK_BYTES = 64 << 10
+_SLACK_BYTES_PER_COLUMN = 4 << 10
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,8 @@ def separable_loss():
 
 def slope_and_interval(fit):
     assert fit is not None
+    assert fit.low is not None
+    assert fit.high is not None
     return fit.slope, fit.low, fit.high
 
 

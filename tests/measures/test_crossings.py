@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from grokscope.measures.crossings import (
     Crossing,
+    Direction,
     delay,
     final_median,
     first_hold,
@@ -23,7 +24,7 @@ NAN = float("nan")
 TENS = [0, 10, 20, 30, 40, 50, 60, 70]
 
 
-def hold(values, level=0.5, direction="above", q=3):
+def hold(values, level=0.5, direction: Direction = "above", q=3):
     return first_hold(TENS[: len(values)], values, level, direction, q)
 
 

@@ -8,7 +8,7 @@ import pytest
 from grokscope.measures import clocks
 from grokscope.measures.tails import tail_fit, theta_from_gradient
 
-TIMES = np.linspace(1, 2000, 120)
+TIMES = np.linspace(1, 2000, 100)
 
 
 def noisy(values, scale, seed=0):
@@ -69,7 +69,7 @@ def test_exponential_recovered(limit):
     assert fit.theta is None
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_short_noisy_tails_cannot_be_told(seed):
     t = np.linspace(100, 200, 24)
     fit = tail_fit(t, noisy(1 + 100 / t, 0.3, seed))

@@ -23,7 +23,7 @@ from grokscope.trajectory import TrajectoryWriter, expand_schedule, read_snapsho
 
 LAST = 200
 SAVES = expand_schedule(["0:end:2"], LAST)
-SNAPSHOT_EVERY = 20
+SNAPSHOT_EVERY = 10
 BLOCK_ROWS = 4
 SCALAR_ROWS = 16
 PARAMS: dict[str, tuple[tuple[int, ...], Any]] = {

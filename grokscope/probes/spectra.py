@@ -1,0 +1,295 @@
+"""What are the ranks and norms of the network's end-to-end maps, and do its ranks fall?
+
+Shape legend: T saves, (m, n) a map, r its singular values, C classes, p residues.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from grokscope.errors import Absent
+from grokscope.measures import spectra as measures
+from grokscope.measures.linear_reduction import agop, mean_active
+from grokscope.measures.regions import gates
+from grokscope.models import MapView, Model, Params
+from grokscope.probes import spectra_drawing as drawing
+from grokscope.probes.record import Quantity, Record
+from grokscope.probes.registry import register
+from grokscope.probes.stepwise import random_params, record_null, record_series, rowwise, step_blocks
+from grokscope.runs import Run
+
+CLOCKS, EFFECTIVE = "arXiv 2606.05863", "Roy and Vetterli, EUSIPCO 2007"
+
+RANKS: dict[str, Callable[[Tensor], Tensor]] = {
+    "stable_rank": measures.stable_rank,
+    "effective_rank": measures.effective_rank,
+    "entropy_rank": measures.entropy_rank,
+    "participation": measures.participation_rank,
+}
+WITH_NULL = ("stable_rank", "effective_rank")
+NORMS = ("schatten_two_over_depth", "schatten_half", "nuclear", "frobenius", "spectral")
+GATED = ("mean_active", "agop", "token_to_logit")
+
+ONE_ROW = "a map of one row has rank 1, and its one singular value is each of its norms"
+ZERO = "the map is zero (or not finite) at every save"
+NOT_FINITE = "the map is not finite at any save"
+MASKED = "an identity for deep linear networks only: for a masked map it is no more than an inequality"
+
+_NULL_BLOCK = 8
+_NULL_INPUTS = 512
+
+QUANTITIES = (
+    Quantity(
+        "spectra.<map>.singular_values",
+        "1",
+        "Singular values in descending order, by a float64 decomposition; for agop the square roots of its "
+        "eigenvalues. Zeros beyond the narrowest factor are left out.",
+    ),
+    Quantity("spectra.<map>.stable_rank", "1", "‖A‖_F²/‖A‖₂².", CLOCKS),
+    Quantity("spectra.<map>.effective_rank", "1", "exp(−Σ q log q) with q = σ/Σσ.", EFFECTIVE),
+    Quantity("spectra.<map>.entropy_rank", "1", "exp(−Σ q log q) with q = σ²/Σσ²."),
+    Quantity("spectra.<map>.participation", "1", "(Σσ²)²/Σσ⁴."),
+    Quantity(
+        "spectra.<map>.numerical_rank", "1", "Number of σ > max(m, n)·eps·σ₁, eps that of the stored weights."
+    ),
+    Quantity(
+        "spectra.<map>.schatten_two_over_depth",
+        "1",
+        "Σσ^{2/L} over σ above the numerical-rank tolerance, L the number of factors of the map.",
+        CLOCKS,
+    ),
+    Quantity("spectra.<map>.schatten_half", "1", "Σσ^{1/2} over σ above the numerical-rank tolerance."),
+    Quantity("spectra.<map>.nuclear", "1", "Σσ over σ above the numerical-rank tolerance."),
+    Quantity("spectra.<map>.frobenius", "1", "(Σσ²)^{1/2}."),
+    Quantity("spectra.<map>.spectral", "1", "The largest σ."),
+    *[
+        Quantity(
+            f"spectra.<map>.{rank}.null",
+            "1",
+            f"5, 50 and 95 % quantiles of the {rank.replace('_', ' ')} over Gaussian weights of the same shapes.",
+        )
+        for rank in WITH_NULL
+    ],
+    Quantity(
+        "spectra.balance_gap",
+        "1",
+        "Σ‖W_l‖_F² − L Σσ(A)^{2/L} ≥ 0, zero exactly for balanced factors of the product A.",
+        CLOCKS,
+    ),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class _Spectrum:
+    """Singular values (T, r) of a map (m, n) that is a product of ``depth`` factors."""
+
+    sigma: Tensor
+    shape: tuple[int, int]
+    depth: int
+    note: str = ""
+
+
+@register(
+    "spectra",
+    title="Ranks and spectra",
+    question="How many directions do the network's end-to-end maps use, and does that number fall?",
+    quantities=QUANTITIES,
+    caveat="Maps through LayerNorm fold its gain in and are not exact. The effective rank is that of Roy and "
+    "Vetterli; what arXiv 2606.05863 calls so is the stable rank here. Scales of agop below about 1e-7 of the "
+    "largest are not resolved.",
+)
+def spectra(run: Run, record: Record, *, null_samples: int = 32) -> None:
+    """Ranks and Schatten norms of every end-to-end map.
+
+    Args:
+        null_samples: random weight sets behind the chance bands.
+    """
+    inputs = run.inputs if run.task.n_tokens is None else run.inputs[run.task.train_mask]
+    null = random_params(run.model, null_samples, seed=0)
+    absent = _why_no_gated_maps(run.model, {name: value[0] for name, value in null.items()})
+    wanted = [name for name in GATED if name not in absent]
+    blocks: dict[str, list[_Spectrum]] = {}
+    for _, params in step_blocks(run):
+        for name, found in _measure(run.model, params, inputs, wanted).items():
+            blocks.setdefault(name, []).append(found)
+    # chance needs no more samples than that: means over gates settle quickly
+    some = inputs[:: max(1, len(inputs) // _NULL_INPUTS)]
+    chance: dict[str, list[Tensor]] = {}
+    for start in range(0, null_samples, _NULL_BLOCK):
+        drawn = {name: value[start : start + _NULL_BLOCK] for name, value in null.items()}
+        for name, found in _measure(run.model, drawn, some, wanted).items():
+            chance.setdefault(name, []).append(found.sigma)
+    for name, parts in blocks.items():
+        sigma = torch.cat([part.sigma for part in parts])
+        found = _Spectrum(sigma, parts[0].shape, parts[0].depth, parts[0].note)
+        _record(record, name, found, run.dtype, torch.cat(chance[name]))
+    for name, reason in absent.items():
+        for quantity in ("singular_values", *RANKS, "numerical_rank", *NORMS):
+            record.skip(f"spectra.{name}.{quantity}", reason)
+    record.notes["spectra"] = {
+        name: {"shape": list(parts[0].shape), "factors": parts[0].depth, "note": parts[0].note}
+        for name, parts in blocks.items()
+    }
+    _balance(run, record)
+
+
+def _measure(model: Model, params: Params, inputs: Tensor, gated: list[str]) -> dict[str, _Spectrum]:
+    """Every map of (T, …) parameters by name."""
+    found: dict[str, _Spectrum] = {}
+    known: dict[tuple[object, ...], Tensor] = {}
+    for name, view in model.maps(params).items():
+        same = tuple((f.data_ptr(), f.shape, f.stride()) for f in view.factors)
+        if same not in known:
+            known[same] = _product_values(view)
+        shape = (view.factors[0].shape[-2], view.factors[-1].shape[-1])
+        found[name] = _Spectrum(known[same], shape, len(view.factors), view.note)
+    if gated:
+        count = len(next(iter(params.values())))
+        each = [
+            _gated_maps(model, {n: v[row] for n, v in params.items()}, inputs, gated) for row in range(count)
+        ]
+        for name in gated:
+            parts = [spectrum[name] for spectrum in each]
+            first = parts[0]
+            stacked = torch.stack([part.sigma for part in parts])
+            found[name] = _Spectrum(stacked, first.shape, first.depth, first.note)
+    return found
+
+
+def _product_values(view: MapView) -> Tensor:
+    """(T, r), NaN where a factor is not finite."""
+    widths = [view.factors[0].shape[-2], *(factor.shape[-1] for factor in view.factors)]
+
+    def values(*factors: Tensor) -> Tensor:
+        return measures.factored_singular_values(factors)
+
+    return rowwise(values, (min(widths),), *view.factors)
+
+
+def _gated_maps(model: Model, params: Params, inputs: Tensor, wanted: list[str]) -> dict[str, _Spectrum]:
+    """Mean map, average gradient outer product and the map from tokens of one save; NaN if not finite."""
+    z_width, classes = model.combined(params, inputs[:1]).shape[-1], model.n_classes
+    slots = model.slots(params) if "token_to_logit" in wanted else None
+    try:
+        form = model.gated(params)
+        assert not isinstance(form, Absent)
+        pattern = gates(form, model.combined(params, inputs))
+        depth = len(form.weights) + 1
+        mean = mean_active(form, pattern)
+        scales = measures.second_moment_scales(agop(form, pattern))
+        found = {
+            "mean_active": _Spectrum(measures.singular_values(mean), (classes, z_width), depth),
+            "agop": _Spectrum(scales, (z_width, z_width), depth, "square roots of its eigenvalues"),
+        }
+        if isinstance(slots, Tensor):
+            sigma = measures.factored_singular_values((mean, slots))
+            found["token_to_logit"] = _Spectrum(sigma, (classes, slots.shape[-1]), depth + 1)
+    except ValueError:
+        width = slots.shape[-1] if isinstance(slots, Tensor) else z_width
+        sizes = {
+            "mean_active": (classes, z_width),
+            "agop": (z_width, z_width),
+            "token_to_logit": (classes, width),
+        }
+        found = {
+            name: _Spectrum(torch.full((min(*shape, z_width),), torch.nan, dtype=torch.float64), shape, 0)
+            for name, shape in sizes.items()
+        }
+    return {name: found[name] for name in wanted}
+
+
+def _why_no_gated_maps(model: Model, params: Params) -> dict[str, str]:
+    """Which of the maps of fixed regions do not exist here, and why."""
+    form = model.gated(params)
+    if isinstance(form, Absent):
+        return dict.fromkeys(GATED, form.reason)
+    if form.activation != "relu":
+        reason = (
+            f"with {form.activation.upper()} gates no region is affine, so there are no fixed-region maps"
+        )
+        return dict.fromkeys(GATED, reason)
+    slots = model.slots(params)
+    return {"token_to_logit": slots.reason} if isinstance(slots, Absent) else {}
+
+
+def _record(record: Record, name: str, found: _Spectrum, dtype: torch.dtype, chance: Tensor) -> None:
+    """Every quantity of one map, and its chance bands."""
+    prefix, sigma = f"spectra.{name}", found.sigma
+    dim = f"rank.{name}"
+    record.coordinate(dim, range(1, sigma.shape[-1] + 1))
+    record_series(record, f"{prefix}.singular_values", sigma, NOT_FINITE, ("step", dim))
+    if min(found.shape) == 1:
+        for quantity in (*RANKS, "numerical_rank", *NORMS):
+            record.skip(f"{prefix}.{quantity}", ONE_ROW)
+        return
+    for rank, measure in RANKS.items():
+        record_series(record, f"{prefix}.{rank}", rowwise(measure, (), sigma), ZERO)
+        if rank in WITH_NULL and record.get(f"{prefix}.{rank}") is not None:
+            record_null(record, f"{prefix}.{rank}", rowwise(measure, (), chance))
+    count = rowwise(lambda s: measures.numerical_rank(s, found.shape, dtype), (), sigma)
+    whole = count.to(torch.int64) if bool(count.isfinite().all()) else count
+    record_series(record, f"{prefix}.numerical_rank", whole, ZERO)
+
+    def schatten(exponent: float) -> Callable[[Tensor], Tensor]:
+        return lambda s: measures.schatten_power(s, exponent, found.shape, dtype)
+
+    norms: dict[str, Callable[[Tensor], Tensor]] = {
+        "schatten_two_over_depth": schatten(2.0 / max(found.depth, 1)),
+        "schatten_half": schatten(0.5),
+        "nuclear": schatten(1.0),
+        "frobenius": measures.frobenius,
+        "spectral": measures.spectral,
+    }
+    for norm, measure in norms.items():
+        record_series(record, f"{prefix}.{norm}", rowwise(measure, (), sigma), NOT_FINITE)
+
+
+def _balance(run: Run, record: Record) -> None:
+    """The balance gap of a deep linear network's layers."""
+    values = []
+    for _, params in step_blocks(run):
+        view = run.model.maps(params).get("product")
+        if view is None:
+            record.skip("spectra.balance_gap", MASKED)
+            return
+        values.append(rowwise(lambda *layers: measures.balance_gap(layers), (), *reversed(view.factors)))
+    record_series(record, "spectra.balance_gap", torch.cat(values), NOT_FINITE)
+
+
+spectra.figure(
+    "Ranks of the end-to-end map",
+    "Numbers of directions in use, by four definitions that weigh small singular values less and less. The "
+    "grey band is the effective rank on Gaussian weights of the same shapes.",
+    needs=("spectra",),
+)(drawing.draw_ranks)
+spectra.figure(
+    "Effective rank of every map",
+    "Effective rank of each map as a share of its median on Gaussian weights of the same shapes.",
+    needs=("spectra",),
+)(drawing.draw_relative_ranks)
+spectra.figure(
+    "Attention heads",
+    "Effective rank of each head's value-to-logit map (ov) and query-key map (qk) between residues.",
+    needs=("spectra.ov.0.effective_rank", "spectra.qk.0.effective_rank"),
+    size=(9.0, 3.6),
+)(drawing.draw_heads)
+spectra.figure(
+    "Singular values of the end-to-end map",
+    "The leading singular values, evenly spread over their ranks where there are many.",
+    needs=("spectra",),
+)(drawing.draw_singular_values)
+spectra.figure(
+    "Size of the end-to-end map",
+    "Schatten energies of the map over their values at the first save.",
+    needs=("spectra",),
+)(drawing.draw_norms)
+spectra.figure(
+    "Balance of the layers",
+    "How far the layers are from a balanced factorisation of their product: the gap, and as a share of the "
+    "squared weight norm.",
+    needs=("spectra.balance_gap",),
+)(drawing.draw_balance)

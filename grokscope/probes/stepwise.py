@@ -1,0 +1,95 @@
+"""Measures over the saves of a run in blocks of bounded memory, and over random weights for what chance gives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from grokscope.models import Model, Params
+from grokscope.probes.record import Record
+from grokscope.runs import Run
+
+NULL_LEVELS = (0.05, 0.5, 0.95)
+NULL_DIM = "null_quantile"
+
+_BLOCK_BYTES = 64 * 2**20
+
+
+def step_blocks(run: Run, names: Sequence[str] | None = None) -> Iterator[tuple[slice, Params]]:
+    """(rows, parameters (t, …) in float64) over all selected saves, at most 64 MiB at a time."""
+    shapes = run.model.shapes
+    wanted = list(shapes) if names is None else list(names)
+    per_save = 8 * sum(math.prod(shapes[name]) for name in wanted)
+    block = max(1, _BLOCK_BYTES // max(per_save, 1))
+    for start in range(0, len(run.rows), block):
+        rows = slice(start, min(start + block, len(run.rows)))
+        yield rows, run.stacked(wanted, rows)
+
+
+def rowwise(measure: Callable[..., Tensor], shape: Sequence[int], *values: Tensor) -> Tensor:
+    """``measure`` of values with a leading step axis, NaN at the steps where it is not defined.
+
+    Args:
+        measure: batched over leading axes; raises ValueError where one entry of the batch is undefined.
+        shape: of its result for a single step.
+        values: (T, …) each.
+
+    Returns:
+        (T, *shape) float64.
+    """
+    count = len(values[0])
+    try:
+        return measure(*values).to(torch.float64)
+    except ValueError:
+        found = torch.full((count, *shape), math.nan, dtype=torch.float64)
+    for row in range(count):
+        try:
+            found[row] = measure(*(value[row] for value in values))
+        except ValueError:
+            continue
+    return found
+
+
+def record_series(
+    record: Record, name: str, values: Tensor, reason: str, dims: Sequence[str] = ("step",)
+) -> None:
+    """Record (T, …) values, or skip ``name`` for ``reason`` where no step has one.
+
+    Whole numbers stay floating point only where NaN has to mark a step without one.
+    """
+    if values.is_floating_point() and bool(values.isnan().all()):
+        record.skip(name, reason)
+    else:
+        record.add(name, values, dims)
+
+
+def random_params(model: Model, count: int, seed: int) -> Params:
+    """(count, *shape): Gaussian weight matrices of the model's shapes, biases at 0, gains at 1.
+
+    Entries have variance 1/fan-in, the fan-in being the second to last axis. Drawn on the CPU from a
+    generator of its own.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    params: Params = {}
+    for part in model.parts:
+        shape = (count, *part.shape)
+        if part.kind == "matrix":
+            drawn = torch.randn(shape, generator=generator, dtype=torch.float64)
+            params[part.name] = drawn * shape[-2] ** -0.5
+        else:
+            fill = torch.ones if part.kind == "gain" else torch.zeros
+            params[part.name] = fill(shape, dtype=torch.float64)
+    return params
+
+
+def record_null(record: Record, name: str, draws: Tensor) -> None:
+    """Record the 5, 50 and 95 % quantiles of (S,) draws as ``<name>.null``; nothing where a draw is NaN."""
+    if bool(draws.isfinite().all()):
+        record.coordinate(NULL_DIM, NULL_LEVELS)
+        levels = torch.tensor(NULL_LEVELS, dtype=torch.float64)
+        record.add(f"{name}.null", torch.quantile(draws.to(torch.float64), levels), (NULL_DIM,))
+    else:
+        record.skip(f"{name}.null", "it is not defined on random weights of these shapes")

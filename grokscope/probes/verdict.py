@@ -1,0 +1,235 @@
+"""From measurements to a state, a sentence with its numbers, and alerts that end in a command."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from grokscope.measures.crossings import Crossing, delay
+from grokscope.measures import states
+from grokscope.measures.states import State, StateInputs, Thresholds, run_state
+from grokscope.probes.record import Alert, Claim, Record, Verdict
+from grokscope.runs import Run
+
+Series = tuple[NDArray[np.int64], NDArray[np.float64]]
+
+COARSE = 0.5
+"""An event interval wider than this share of its upper end is called coarse."""
+
+
+def judge(run: Run, record: Record, dense: Mapping[str, Series]) -> None:
+    """Give ``record`` its verdict and alerts, from the events and the densest series."""
+    state = _state(run, record, dense)
+    claims = tuple(_claim(claim) for claim in state.evidence)
+    record.verdict = Verdict(state.state, state.flags, _sentence(run, record, state), claims)
+    record.notes["all_pairs"] = _all_pairs(run, record, dense, state)
+    record.alerts += _alerts(run, record, state)
+
+
+CLAIMS = {
+    "levels_defined": "The run has levels of fit and generalisation",
+    "fitted": "Step by which training held its level for 3 evaluations",
+    "grok_reached": "Step by which the test level was held for 3 evaluations",
+    "test_holds_at_end": "Median test skill of the last 3 evaluations (1 − error for a completion)",
+    "delayed": "Low end of the delay, generalisation over fit",
+    "without_delay": "High end of the delay, generalisation over fit",
+    "repeated_loss_spikes": "Tenfold spikes of the training loss after the fit, accuracy lost",
+    "highest_skill_after_fit": "Highest test skill after the fit (memorised: under the threshold)",
+    "slope_of_last_part": "Slope of the test skill over the last quarter, per step (moving: 0 is outside)",
+    "final_skill": "Median test skill at the end (stalled: at or above the threshold)",
+}
+"""What each claim of :mod:`grokscope.measures.states` says, in words."""
+
+
+def _claim(claim: states.Claim) -> Claim:
+    return Claim(CLAIMS[claim.name], claim.value, claim.threshold, claim.interval, claim.holds)
+
+
+def _counted(record: Record) -> tuple[str, str]:
+    """Event and accuracy that the verdict is read from: unmirrored pairs where there are enough."""
+    pairs = record.notes.get("pairs", {})
+    if "test_mirrored" in pairs and pairs.get("test_unmirrored", 0) >= 30:
+        return "grok_unmirrored", "accuracy.test_unmirrored"
+    return "grok", "accuracy.test"
+
+
+def _inputs(
+    run: Run, record: Record, dense: Mapping[str, Series], event: str, accuracy: str
+) -> StateInputs | None:
+    fit, grok = record.events.get("fit"), record.events.get(event)
+    if fit is None or grok is None:
+        return None
+    levels = run.task.levels
+    if levels.quantity == "error":
+        steps, train = dense["error.train"]
+        test = dense["error.test"][1]
+        held = bool(np.median(test[-Thresholds().q :]) <= levels.grok)
+        return StateInputs(steps, fit, grok, delay(fit, grok), 1 - test, 1 - train, dense["loss.train"][1],
+                           grok_at_end=held)  # fmt: skip
+    steps, train = dense["accuracy.train"]
+    return StateInputs(steps, fit, grok, delay(fit, grok), dense[accuracy][1], train, dense["loss.train"][1],
+                       chance=run.task.chance or 0.0)  # fmt: skip
+
+
+def _state(run: Run, record: Record, dense: Mapping[str, Series]) -> State:
+    inputs = _inputs(run, record, dense, *_counted(record))
+    if inputs is None:
+        return State("not applicable", ())
+    levels = run.task.levels
+    if levels.quantity == "error":
+        return run_state(inputs, Thresholds(fit=1 - levels.fit, grok=1 - levels.grok))
+    return run_state(inputs, Thresholds(fit=levels.fit, grok=levels.grok))
+
+
+def _all_pairs(run: Run, record: Record, dense: Mapping[str, Series], state: State) -> str:
+    """The state read from all test pairs, beside the verdict's own."""
+    if _counted(record)[0] == "grok":
+        return state.state
+    inputs = _inputs(run, record, dense, "grok", "accuracy.test")
+    return "not applicable" if inputs is None else run_state(inputs).state
+
+
+def span(event: Crossing | None) -> str:
+    """An event as words: "step 30–31", "after step 1000", "by step 0"."""
+    if event is None:
+        return "never"
+    if event.by is None:
+        return "not reached" if event.after is None else f"not by step {event.after}"
+    return f"by step {event.by}" if event.after is None else f"between steps {event.after} and {event.by}"
+
+
+def times(ends: tuple[float | None, float | None]) -> str:
+    """A ratio interval as words: "24 to 32 times"."""
+    low, high = ends
+    if low is None and high is None:
+        return "at an unbounded ratio"
+    if high is None:
+        return f"at least {low:.3g} times"
+    return f"at most {high:.3g} times" if low is None else f"{low:.3g} to {high:.3g} times"
+
+
+def _sentence(run: Run, record: Record, state: State) -> str:
+    if state.state == "not applicable":
+        return "No state is claimed: the run has neither an accuracy nor levels of its task's own."
+    event, _ = _counted(record)
+    fit, grok = record.events["fit"], record.events[event]
+    what = "hidden entries" if run.task.levels.quantity == "error" else "test pairs"
+    what = "unmirrored test pairs" if event == "grok_unmirrored" else what
+    if fit.by is None:
+        text = f"Not fitted: training did not hold its level ({span(fit)})."
+    elif grok.by is None:
+        text = (
+            f"{state.state.capitalize()}: it fitted {span(fit)} and did not generalise to {what} "
+            f"({span(grok)})."
+        )
+    else:
+        text = (
+            f"{state.state.capitalize()}: it fitted {span(fit)} and generalised to {what} {span(grok)}, "
+            f"{times(delay(fit, grok))} later."
+        )
+    return " ".join(part for part in (text, _mirrored(record), _structure(record)) if part)
+
+
+def _mirrored(record: Record) -> str:
+    """What the test accuracy at the fit was made of."""
+    fit, pairs = record.events["fit"], record.notes.get("pairs", {})
+    mirrored, unmirrored = record.get("accuracy.test_mirrored"), record.get("accuracy.test_unmirrored")
+    test = record.get("accuracy.test")
+    if fit.by is None or mirrored is None or unmirrored is None or test is None:
+        return ""
+    at = int(np.searchsorted(record.steps, fit.by))
+    if at >= len(record.steps) or test[at] < 0.05:
+        return ""
+    share = mirrored[at] * pairs["test_mirrored"] / (test[at] * (pairs["test_mirrored"] + pairs["test_unmirrored"]))
+    return (
+        f"At step {record.steps[at]} its test accuracy was {test[at]:.3f}, {share:.0%} of it mirrored pairs "
+        f"({mirrored[at]:.3f} of them right, {unmirrored[at]:.3f} of the others)."
+    )
+
+
+def _structure(record: Record) -> str:
+    """Frequencies at the end, the fall of a rank, and whether it began before the test loss moved."""
+    parts = []
+    for name in ("embedding", "embedding_a"):
+        keys = record.get(f"fourier.key_frequencies.by_embedding.{name}")
+        if keys is None:
+            keys = record.get("fourier.key_frequencies.by_embedding")
+        if keys is not None and keys.ndim == 2:
+            count = int(np.nansum(keys[-1]))
+            word = "frequency carries" if count == 1 else "frequencies carry"
+            parts.append(f"{count} {word} 95 % of the embedding's power at the end")
+            break
+    for target in ("product", "mean_active", "embedding"):
+        rank = f"spectra.{target}.effective_rank"
+        values = record.get(rank)
+        fit = record.events["fit"]
+        if values is None or fit.by is None:
+            continue
+        start = values[min(int(np.searchsorted(record.steps, fit.by)), len(values) - 1)]
+        fell = f"the effective rank of {target.replace('_', ' ')} went from {start:.3g} at the fit to {values[-1]:.3g}"
+        mine, loss = record.events.get(f"onset.{rank}"), record.events.get("onset.loss.test")
+        if mine is not None and loss is not None and mine.by is not None and loss.by is not None:
+            if loss.after is not None and mine.by <= loss.after:
+                fell += f", and began to fall ({span(mine)}) before the test loss did ({span(loss)})"
+            elif mine.after is not None and loss.by <= mine.after:
+                fell += f", and began to fall ({span(mine)}) after the test loss did ({span(loss)})"
+            else:
+                fell += f"; whether it or the test loss began to fall first is not told apart ({span(mine)}; {span(loss)})"
+        parts.append(fell)
+        break
+    if not parts:
+        return ""
+    text = "; ".join(parts)
+    return text[0].upper() + text[1:] + "."
+
+
+def _alerts(run: Run, record: Record, state: State) -> list[Alert]:
+    alerts = []
+    recipe, last = run.config.get("name", run.name), run.config.get("train", {}).get("steps")
+    name = shlex.quote(run.name)
+    if run.trained_here and last is not None and int(run.trajectory.steps[-1]) < int(last):
+        alerts.append(
+            Alert(
+                f"The run stopped at step {run.trajectory.steps[-1]} of {last}; everything here is about that part.",
+                f"grokscope train {recipe} --name {name} --seed {run.config.get('seed', 0)} --resume",
+            )
+        )
+    if run.trained_here and last is not None and state.state in ("still moving", "stalled", "memorised", "not fitted"):
+        alerts.append(
+            Alert(
+                f"The run ended as {state.state}: a longer one would tell whether it goes on.",
+                f"grokscope train {recipe} --seed {run.config.get('seed', 0)} --name {shlex.quote(run.name + '-long')} "
+                f"--set train.steps={4 * int(last)}",
+            )
+        )
+    for event in ("fit", "grok"):
+        found = record.events.get(event)
+        if found is None or found.by is None or found.by <= 2:
+            continue
+        after = found.after or 0
+        if (found.by - after) / found.by > COARSE:
+            command = f"grokscope inspect {name}"
+            if run.trained_here:
+                command = (
+                    f"grokscope train {recipe} --name {shlex.quote(run.name + '-dense')} --seed {run.config.get('seed', 0)} "
+                    f"--set 'save.evaluate=[\"0:{max(found.by, 1)}:1\", \"{found.by}:end:5\"]'"
+                )
+            alerts.append(
+                Alert(
+                    f"The interval of {event} ({span(found)}) is coarse: the evaluations around it are far apart, "
+                    "and the delay inherits its width.",
+                    command,
+                )
+            )
+    if "unstable" in state.flags and run.trained_here:
+        alerts.append(
+            Alert(
+                "The training loss spiked tenfold and took the training accuracy with it, more than once.",
+                f"grokscope train {recipe} --seed {run.config.get('seed', 0)} --name {shlex.quote(run.name + '-slow')} "
+                f"--set train.lr={run.config['train']['lr'] / 3:.3g}",
+            )
+        )
+    return alerts

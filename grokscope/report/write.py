@@ -1,0 +1,94 @@
+"""A run's report on disk."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from grokscope import __version__
+from grokscope.errors import GrokscopeError
+from grokscope.probes import registered
+from grokscope.probes.cache import measure_run
+from grokscope.probes.record import Record
+from grokscope.probes.registry import load_plugin
+from grokscope.probes.suite import Progress, Suite
+from grokscope.report.formatting import whole
+from grokscope.report.page import Facts, render_page
+from grokscope.runs import Run, open_run
+
+
+def write_report(
+    run: Run | str | Path,
+    out: Path | str | None = None,
+    *,
+    record: Record | None = None,
+    suite: str | Path | Suite = "default",
+    plugins: Sequence[str | Path] = (),
+    progress: Progress | None = None,
+    strict: bool = False,
+) -> Path:
+    """Compile ``run`` into one HTML file and return its path.
+
+    Args:
+        run: an open run, or its directory.
+        out: the file to write; see :func:`default_out`. An existing file is replaced in one move.
+        record: measurements to show; by default the run is measured with ``suite``, or its stored
+            measurements are read where they are still valid.
+        plugins: Python files that register further probes; their code runs.
+        progress: called before each probe.
+        strict: raise where a figure of one of grokscope's own probes cannot be drawn, for tests.
+
+    Raises:
+        GrokscopeError: no such run, an unknown suite or probe, or a file that cannot be written.
+    """
+    if not isinstance(run, Run):
+        run = open_run(run)
+    if record is None:
+        record = measure_run(run, suite, plugins=plugins, progress=progress)
+    for plugin in plugins:
+        load_plugin(plugin)  # their figures, when the record was given or read
+    known = registered()
+    probes = [known[name] for name in dict.fromkeys(record.probes) if name in known]
+    page = render_page(record, probes, run.manifest, facts_of(run), strict=strict)
+    out = default_out(run) if out is None else Path(out)
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.part")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(page.encode("utf-8", "replace"))
+        temporary.replace(out)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise GrokscopeError(
+            f"writing the report of {run.name}: {out} cannot be written ({error.strerror or error}), expected "
+            "a file in a writable folder"
+        ) from None
+    return out
+
+
+def default_out(run: Run) -> Path:
+    """``reports/<name>.html`` in the workspace: two folders above a run in ``checkpoints/``, else here."""
+    folder = run.path.resolve()
+    workspace = folder.parent.parent if folder.parent.name == "checkpoints" else Path.cwd()
+    return workspace / "reports" / f"{folder.name}.html"
+
+
+def facts_of(run: Run) -> Facts:
+    """What the run itself tells beside its manifest."""
+    weights = sum(math.prod(shape) for shape in run.model.shapes.values())
+    trained = int(run.task.train_mask.sum())
+    return Facts(
+        task=run.task.description or run.task.name,
+        provenance=(
+            ("measured with", f"grokscope {__version__}"),
+            ("content checksum", f"sha256 {run.trajectory.checksum()}"),
+            ("saves in the file", whole(len(run.trajectory.steps))),
+            ("parameters", whole(weights)),
+            ("training entries", f"{whole(trained)} of {whole(run.task.train_mask.numel())}"),
+        ),
+        generated=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        command=run.path.name,
+    )
+
