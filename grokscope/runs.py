@@ -175,3 +175,39 @@ def open_run(path: str | Path) -> Run:
         trajectory=trajectory,
         rows=np.arange(len(trajectory.steps)),
     )
+
+
+def describe_run(run: Run) -> tuple[dict[str, Any], list[str]]:
+    """What a stored run holds: the JSON of ``inspect``, and the same as lines for a reader."""
+    steps, task = run.trajectory.steps, run.task
+    train, total = int(task.train_mask.sum()), task.train_mask.numel()
+    weights = sum(int(np.prod(shape)) for shape in run.model.shapes.values())
+    recognised = {
+        "kind": run.manifest.get("kind"),
+        "task": task.description or task.name,
+        "family": run.model.family,
+        "parameters": weights,
+        "tensors": {name: list(shape) for name, shape in run.model.shapes.items()},
+        "dtype": str(run.dtype).removeprefix("torch."),
+        "saves": len(steps),
+        "steps": [int(steps[0]), int(steps[-1])],
+        "scalars": sorted(name for name in run.scalars if name != "step"),
+        "checksum": run.trajectory.checksum(),
+    }
+    entry = {
+        "name": run.name,
+        "recognised": recognised,
+        "hypotheses": run.manifest.get("hypotheses", []),
+        "proof": run.manifest.get("proof", []),
+        "split": {"train": train, "total": total, "origin": run.manifest.get("split_origin", "stored")},
+        "audit": run.manifest.get("audit", []),
+    }
+    lines = [
+        f"{run.name}: {recognised['task']}, {run.model.family}, {weights} parameters in {recognised['dtype']}",
+        f"saves    {len(steps)}, from step {steps[0]} to {steps[-1]}",
+        f"split    {train} of {total} in training",
+        f"scalars  {', '.join(recognised['scalars']) or 'none'}",
+        *(f"tensor   {name} {tuple(shape)}" for name, shape in run.model.shapes.items()),
+        f"content  sha256 {recognised['checksum']}",
+    ]
+    return {"runs": [entry], "skipped": []}, lines

@@ -46,7 +46,7 @@ def audit_proof(proof: Sequence[Comparison]) -> list[Finding]:
     evidence = f"of {len(proof)} recorded numbers at saved steps: {told}"
     if counts["differs"]:
         worst = max((one for one in proof if one.verdict == "differs"), key=lambda one: abs(one.difference))
-        evidence += f"; {worst.quantity} at step {worst.step}: {worst.recorded:.6g} recorded, {worst.ours:.6g} rebuilt"
+        evidence += f"; {worst.quantity} at step {worst.step}: {worst.recorded:.6g}, rebuilt {worst.ours:.6g}"
         return [{"finding": "the rebuild does not reproduce everything recorded", "evidence": evidence}]
     if counts["one step off"]:
         return [{"finding": "some recorded numbers belong to weights one step away", "evidence": evidence}]

@@ -91,7 +91,8 @@ def find_operation(
                 accuracy[op] = max(accuracy[op], float(right.to(torch.float64).mean()))
     operation, about = _operation(accuracy, recorded if named else None)
     depends = operation in ("sub", "div")
-    evidence = f"the answer of {operation} {'changes with it, and this one fits' if depends else 'does not depend on it'}"
+    effect = "changes with it, and this one fits" if depends else "does not depend on it"
+    evidence = f"the answer of {operation} {effect}"
     return operation, (
         about,
         Hypothesis("operand order", "a, b", about.basis if depends else "assumed", evidence),
@@ -103,7 +104,7 @@ def find_activation(
 ) -> tuple[Activation, Hypothesis]:
     """ReLU or GELU: as written down, else the one whose losses are nearer to the recorded ones.
 
-    ``errors`` holds the median relative difference from the recorded losses under each, ``None`` where
+    ``errors`` holds the typical relative error of the recorded losses under each, ``None`` where
     nothing is recorded. The loss itself says nothing: networks trained with ReLU have been seen to reach
     a lower loss when they are run with GELU.
     """
@@ -115,7 +116,7 @@ def find_activation(
     if relu is None or gelu is None:
         untested = "no loss is recorded beside the weights to test it"
         return "relu", Hypothesis("activation", "relu", "assumed", untested)
-    evidence = f"median relative error of the recorded losses {relu:.2g} with ReLU, {gelu:.2g} with GELU"
+    evidence = f"typical relative error of the recorded losses {relu:.2g} with ReLU, {gelu:.2g} with GELU"
     low, high = min(relu, gelu), max(relu, gelu)
     if high >= CLEAR_RATIO * low and high > 0:
         better: Activation = "relu" if relu < gelu else "gelu"

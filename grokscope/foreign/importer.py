@@ -31,7 +31,7 @@ from grokscope.foreign.hypotheses import (
     operation_task,
     pair_outcomes,
 )
-from grokscope.foreign.proof import Comparison, measured, median_error, prove, recorded_optimiser
+from grokscope.foreign.proof import Comparison, measured, typical_error, prove, recorded_optimiser
 from grokscope.foreign.split import Split, find_split
 from grokscope.models import Params, Transformer, as_float64
 from grokscope.models.anatomy import Activation
@@ -217,8 +217,8 @@ def _rebuilt(source: ForeignRun, found: Recognised) -> ImportedRun:
         ModularSettings(op=operation, p=found.p, train_fraction=split.fraction, split_seed=split.seed), 0
     ).with_split(split.mask)
     numbers = recorded_numbers(facts, {one.step: one.scalars for one in source.snapshots})
-    errors = {
-        name: median_error(numbers, measured(task, losses, right), steps)
+    errors: dict[Activation, float | None] = {
+        name: typical_error(numbers, measured(task, losses, right), steps)
         for name, (_, losses, right) in outcomes.items()
     }
     activation, about_activation = find_activation(facts.find(ACTIVATION_NAMES, inside), errors)

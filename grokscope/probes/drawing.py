@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -10,6 +11,8 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.mathtext import MathTextParser
+from matplotlib.text import Text
 from matplotlib.ticker import (
     FixedLocator,
     Formatter,
@@ -28,6 +31,8 @@ NEUTRAL, BAND = "#6b7280", "#9ca3af"
 CYCLE = ("#1f6fb4", "#d1495b", "#2f8f5b", "#7a2e8e", "#e8a33d", "#0f8b8d", "#8d5a2b", "#6b7280")
 EVENT_COLOURS = {"fit": TRAIN, "grok": TEST}
 MAX_POINTS = 300
+
+_UNDRAWABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 
 INK, FAINT = "#1b2430", "#5b6675"
 """Colours of text and of axes; the report swaps these and the ones above for brighter ones in the dark."""
@@ -78,9 +83,13 @@ STYLE: dict[str, Any] = {
 """Settings of matplotlib under which every figure is drawn; see :func:`styled`."""
 
 
+_LEFT_ALONE = ("backend", "backend_fallback", "interactive", "toolbar", "timezone", "date.epoch")
+
+
 def styled() -> AbstractContextManager[None]:
     """A context in which matplotlib draws in the house style, whatever the user's own settings are."""
-    return matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE})  # pyright: ignore
+    plain = {k: v for k, v in matplotlib.rcParamsDefault.items() if k not in _LEFT_ALONE}
+    return matplotlib.rc_context({**plain, **STYLE})
 
 
 def new_figure(size: tuple[float, float]) -> Figure:
@@ -196,8 +205,32 @@ class PowerLabel(Formatter):
         return f"{sign}10" + str(nearest).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
+def _is_mathematics(text: str) -> bool:
+    try:
+        MathTextParser("path").parse(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _texts(figure: Figure) -> Iterator[Text]:
+    """Every text but the labels of ticks, which a walk over all artists would create one by one."""
+    yield from figure.texts
+    for axes in figure.axes:
+        yield from (axes.title, axes.xaxis.label, axes.yaxis.label, *axes.texts)
+        yield from (axes._left_title, axes._right_title)  # pyright: ignore[reportAttributeAccessIssue]
+    for legend in (*figure.legends, *(a.get_legend() for a in figure.axes)):
+        if legend is not None:
+            yield from (*legend.get_texts(), legend.get_title())
+
+
 def finish(figure: Figure) -> None:
-    """Last touches on a drawn figure: plain-text labels on logarithmic axes, and no crowd of small marks."""
+    """Last touches on a drawn figure: plain-text labels on logarithmic axes, no crowd of small marks, and
+    texts that can be drawn whatever is in them."""
+    for text in _texts(figure):
+        text.set_text(_UNDRAWABLE.sub("\ufffd", text.get_text()))
+        if text.get_text().count("$") > 1 and not _is_mathematics(text.get_text()):
+            text.set_parse_math(False)
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
             if isinstance(axis.get_major_formatter(), LogFormatter):

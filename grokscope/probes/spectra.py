@@ -6,7 +6,7 @@ Shape legend: T saves, (m, n) a map, r its singular values, C classes, p residue
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -39,7 +39,6 @@ ZERO = "the map is zero (or not finite) at every save"
 NOT_FINITE = "the map is not finite at any save"
 MASKED = "an identity for deep linear networks only: for a masked map it is no more than an inequality"
 
-_NULL_BLOCK = 8
 _NULL_INPUTS = 512
 
 QUANTITIES = (
@@ -70,7 +69,7 @@ QUANTITIES = (
         Quantity(
             f"spectra.<map>.{rank}.null",
             "1",
-            f"5, 50 and 95 % quantiles of the {rank.replace('_', ' ')} over Gaussian weights of the same shapes.",
+            f"5, 50 and 95 % quantiles of the {rank.replace('_', ' ')} over Gaussian weights.",
         )
         for rank in WITH_NULL
     ],
@@ -99,8 +98,8 @@ class _Spectrum:
     question="How many directions do the network's end-to-end maps use, and does that number fall?",
     quantities=QUANTITIES,
     caveat="Maps through LayerNorm fold its gain in and are not exact. The effective rank is that of Roy and "
-    "Vetterli; what arXiv 2606.05863 calls so is the stable rank here. Scales of agop below about 1e-7 of the "
-    "largest are not resolved.",
+    "Vetterli; what arXiv 2606.05863 calls so is the stable rank here. Scales of agop below about 1e-7 of "
+    "the largest are not resolved.",
 )
 def spectra(run: Run, record: Record, *, null_samples: int = 32) -> None:
     """Ranks and Schatten norms of every end-to-end map.
@@ -109,36 +108,37 @@ def spectra(run: Run, record: Record, *, null_samples: int = 32) -> None:
         null_samples: random weight sets behind the chance bands.
     """
     inputs = run.inputs if run.task.n_tokens is None else run.inputs[run.task.train_mask]
-    null = random_params(run.model, null_samples, seed=0)
-    absent = _why_no_gated_maps(run.model, {name: value[0] for name, value in null.items()})
-    wanted = [name for name in GATED if name not in absent]
-    blocks: dict[str, list[_Spectrum]] = {}
-    for _, params in step_blocks(run):
-        for name, found in _measure(run.model, params, inputs, wanted).items():
-            blocks.setdefault(name, []).append(found)
     # chance needs no more samples than that: means over gates settle quickly
     some = inputs[:: max(1, len(inputs) // _NULL_INPUTS)]
-    chance: dict[str, list[Tensor]] = {}
-    for start in range(0, null_samples, _NULL_BLOCK):
-        drawn = {name: value[start : start + _NULL_BLOCK] for name, value in null.items()}
-        for name, found in _measure(run.model, drawn, some, wanted).items():
-            chance.setdefault(name, []).append(found.sigma)
-    for name, parts in blocks.items():
-        sigma = torch.cat([part.sigma for part in parts])
-        found = _Spectrum(sigma, parts[0].shape, parts[0].depth, parts[0].note)
-        _record(record, name, found, run.dtype, torch.cat(chance[name]))
+    null = random_params(run.model, null_samples)
+    first = next(null)
+    absent = _why_no_gated_maps(run.model, {name: value[0] for name, value in first.items()})
+    wanted = [name for name in GATED if name not in absent]
+    structure = _measure(run.model, first, some, dict.fromkeys(wanted, 0))
+    chance = {name: [found.sigma] for name, found in structure.items()}
+    for drawn in null:
+        for name, found in _measure(run.model, drawn, some, dict.fromkeys(wanted, 0)).items():
+            chance[name].append(found.sigma)
+    widths = {name: structure[name].sigma.shape[-1] for name in wanted}
+    series: dict[str, list[Tensor]] = {name: [] for name in structure}
+    for _, params in step_blocks(run):
+        for name, found in _measure(run.model, params, inputs, widths).items():
+            series[name].append(found.sigma)
+    for name, found in structure.items():
+        over_saves = replace(found, sigma=torch.cat(series[name]))
+        _record(record, name, over_saves, run.dtype, torch.cat(chance[name]))
     for name, reason in absent.items():
         for quantity in ("singular_values", *RANKS, "numerical_rank", *NORMS):
             record.skip(f"spectra.{name}.{quantity}", reason)
     record.notes["spectra"] = {
-        name: {"shape": list(parts[0].shape), "factors": parts[0].depth, "note": parts[0].note}
-        for name, parts in blocks.items()
+        name: {"shape": list(found.shape), "factors": found.depth, "note": found.note}
+        for name, found in structure.items()
     }
     _balance(run, record)
 
 
-def _measure(model: Model, params: Params, inputs: Tensor, gated: list[str]) -> dict[str, _Spectrum]:
-    """Every map of (T, …) parameters by name."""
+def _measure(model: Model, params: Params, inputs: Tensor, gated: dict[str, int]) -> dict[str, _Spectrum]:
+    """Every map of (T, …) parameters by name; ``gated`` gives the number of singular values of those."""
     found: dict[str, _Spectrum] = {}
     known: dict[tuple[object, ...], Tensor] = {}
     for name, view in model.maps(params).items():
@@ -147,16 +147,21 @@ def _measure(model: Model, params: Params, inputs: Tensor, gated: list[str]) -> 
             known[same] = _product_values(view)
         shape = (view.factors[0].shape[-2], view.factors[-1].shape[-1])
         found[name] = _Spectrum(known[same], shape, len(view.factors), view.note)
-    if gated:
-        count = len(next(iter(params.values())))
-        each = [
-            _gated_maps(model, {n: v[row] for n, v in params.items()}, inputs, gated) for row in range(count)
-        ]
-        for name in gated:
-            parts = [spectrum[name] for spectrum in each]
-            first = parts[0]
-            stacked = torch.stack([part.sigma for part in parts])
-            found[name] = _Spectrum(stacked, first.shape, first.depth, first.note)
+    rows: dict[str, list[Tensor]] = {name: [] for name in gated}
+    for row in range(len(next(iter(params.values()))) if gated else 0):
+        try:
+            one = _gated_maps(model, {name: value[row] for name, value in params.items()}, inputs)
+        except ValueError:  # weights that are not finite
+            one = {}
+        for name, width in gated.items():
+            if name in one:
+                found[name] = one[name]
+                rows[name].append(one[name].sigma)
+            else:
+                rows[name].append(torch.full((width,), torch.nan, dtype=torch.float64))
+    for name, values in rows.items():
+        example = found.get(name, _Spectrum(values[0], (0, 0), 0))
+        found[name] = replace(example, sigma=torch.stack(values))
     return found
 
 
@@ -170,36 +175,25 @@ def _product_values(view: MapView) -> Tensor:
     return rowwise(values, (min(widths),), *view.factors)
 
 
-def _gated_maps(model: Model, params: Params, inputs: Tensor, wanted: list[str]) -> dict[str, _Spectrum]:
-    """Mean map, average gradient outer product and the map from tokens of one save; NaN if not finite."""
-    z_width, classes = model.combined(params, inputs[:1]).shape[-1], model.n_classes
-    slots = model.slots(params) if "token_to_logit" in wanted else None
-    try:
-        form = model.gated(params)
-        assert not isinstance(form, Absent)
-        pattern = gates(form, model.combined(params, inputs))
-        depth = len(form.weights) + 1
-        mean = mean_active(form, pattern)
-        scales = measures.second_moment_scales(agop(form, pattern))
-        found = {
-            "mean_active": _Spectrum(measures.singular_values(mean), (classes, z_width), depth),
-            "agop": _Spectrum(scales, (z_width, z_width), depth, "square roots of its eigenvalues"),
-        }
-        if isinstance(slots, Tensor):
-            sigma = measures.factored_singular_values((mean, slots))
-            found["token_to_logit"] = _Spectrum(sigma, (classes, slots.shape[-1]), depth + 1)
-    except ValueError:
-        width = slots.shape[-1] if isinstance(slots, Tensor) else z_width
-        sizes = {
-            "mean_active": (classes, z_width),
-            "agop": (z_width, z_width),
-            "token_to_logit": (classes, width),
-        }
-        found = {
-            name: _Spectrum(torch.full((min(*shape, z_width),), torch.nan, dtype=torch.float64), shape, 0)
-            for name, shape in sizes.items()
-        }
-    return {name: found[name] for name in wanted}
+def _gated_maps(model: Model, params: Params, inputs: Tensor) -> dict[str, _Spectrum]:
+    """Mean map, average gradient outer product and the map from tokens, of one save.
+
+    Raises ValueError for weights that are not finite.
+    """
+    form, slots = model.gated(params), model.slots(params)
+    assert not isinstance(form, Absent)
+    pattern = gates(form, model.combined(params, inputs))
+    width, depth = form.input_width, len(form.weights) + 1
+    mean = mean_active(form, pattern)
+    scales = measures.second_moment_scales(agop(form, pattern))
+    found = {
+        "mean_active": _Spectrum(measures.singular_values(mean), (form.n_classes, width), depth),
+        "agop": _Spectrum(scales, (width, width), depth, "square roots of its eigenvalues"),
+    }
+    if not isinstance(slots, Absent):
+        sigma = measures.factored_singular_values((mean, slots))
+        found["token_to_logit"] = _Spectrum(sigma, (form.n_classes, slots.shape[-1]), depth + 1)
+    return found
 
 
 def _why_no_gated_maps(model: Model, params: Params) -> dict[str, str]:
@@ -238,7 +232,7 @@ def _record(record: Record, name: str, found: _Spectrum, dtype: torch.dtype, cha
         return lambda s: measures.schatten_power(s, exponent, found.shape, dtype)
 
     norms: dict[str, Callable[[Tensor], Tensor]] = {
-        "schatten_two_over_depth": schatten(2.0 / max(found.depth, 1)),
+        "schatten_two_over_depth": schatten(2.0 / found.depth),
         "schatten_half": schatten(0.5),
         "nuclear": schatten(1.0),
         "frobenius": measures.frobenius,

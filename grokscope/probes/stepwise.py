@@ -1,4 +1,4 @@
-"""Measures over the saves of a run in blocks of bounded memory, and over random weights for what chance gives."""
+"""Measures over the saves of a run in blocks of bounded memory, and over random weights for chance."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from grokscope.errors import GrokscopeError
 from grokscope.models import Model, Params
 from grokscope.probes.record import Record
 from grokscope.runs import Run
@@ -16,17 +17,20 @@ NULL_LEVELS = (0.05, 0.5, 0.95)
 NULL_DIM = "null_quantile"
 
 _BLOCK_BYTES = 64 * 2**20
+_NULL_BLOCK = 8
 
 
 def step_blocks(run: Run, names: Sequence[str] | None = None) -> Iterator[tuple[slice, Params]]:
     """(rows, parameters (t, …) in float64) over all selected saves, at most 64 MiB at a time."""
-    shapes = run.model.shapes
-    wanted = list(shapes) if names is None else list(names)
-    per_save = 8 * sum(math.prod(shapes[name]) for name in wanted)
-    block = max(1, _BLOCK_BYTES // max(per_save, 1))
+    block = _block(run.model, len(run.rows))
     for start in range(0, len(run.rows), block):
         rows = slice(start, min(start + block, len(run.rows)))
-        yield rows, run.stacked(wanted, rows)
+        yield rows, run.stacked(names, rows)
+
+
+def _block(model: Model, most: int) -> int:
+    per_save = 8 * sum(math.prod(shape) for shape in model.shapes.values())
+    return max(1, min(most, _BLOCK_BYTES // max(per_save, 1)))
 
 
 def rowwise(measure: Callable[..., Tensor], shape: Sequence[int], *values: Tensor) -> Tensor:
@@ -47,7 +51,7 @@ def rowwise(measure: Callable[..., Tensor], shape: Sequence[int], *values: Tenso
         found = torch.full((count, *shape), math.nan, dtype=torch.float64)
     for row in range(count):
         try:
-            found[row] = measure(*(value[row] for value in values))
+            found[row] = measure(*(value[row : row + 1] for value in values))[0]
         except ValueError:
             continue
     return found
@@ -66,23 +70,31 @@ def record_series(
         record.add(name, values, dims)
 
 
-def random_params(model: Model, count: int, seed: int) -> Params:
-    """(count, *shape): Gaussian weight matrices of the model's shapes, biases at 0, gains at 1.
+def random_params(model: Model, samples: int, seed: int = 0) -> Iterator[Params]:
+    """Blocks (t, …) of ``samples`` random weight sets of the model's shapes.
 
-    Entries have variance 1/fan-in, the fan-in being the second to last axis. Drawn on the CPU from a
-    generator of its own.
+    Matrices are Gaussian with variance 1/fan-in, the fan-in being the second to last axis; biases are 0 and
+    gains 1. Drawn on the CPU from a generator of its own.
+
+    Raises:
+        GrokscopeError: fewer than two samples, of which no band can be made.
     """
+    if samples < 2:
+        raise GrokscopeError(f"drawing random weights: null_samples = {samples}, expected at least 2")
     generator = torch.Generator().manual_seed(seed)
-    params: Params = {}
-    for part in model.parts:
-        shape = (count, *part.shape)
-        if part.kind == "matrix":
-            drawn = torch.randn(shape, generator=generator, dtype=torch.float64)
-            params[part.name] = drawn * shape[-2] ** -0.5
-        else:
-            fill = torch.ones if part.kind == "gain" else torch.zeros
-            params[part.name] = fill(shape, dtype=torch.float64)
-    return params
+    block = _block(model, _NULL_BLOCK)
+    for start in range(0, samples, block):
+        count = min(block, samples - start)
+        params: Params = {}
+        for part in model.parts:
+            shape = (count, *part.shape)
+            if part.kind == "matrix":
+                drawn = torch.randn(shape, generator=generator, dtype=torch.float64)
+                params[part.name] = drawn * shape[-2] ** -0.5
+            else:
+                fill = torch.ones if part.kind == "gain" else torch.zeros
+                params[part.name] = fill(shape, dtype=torch.float64)
+        yield params
 
 
 def record_null(record: Record, name: str, draws: Tensor) -> None:

@@ -187,4 +187,6 @@ def _download(filename: str, kind: str, text: str) -> Download:
     if len(data) > _PLAIN:
         # a fixed time keeps equal records equal; mtime would be the only thing to differ
         data, filename, kind = gzip.compress(data, 9, mtime=0), f"{filename}.gz", "application/gzip"
-    return Download(filename, natural_size(len(data)), f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}")
+    return Download(
+        filename, natural_size(len(data)), f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
+    )

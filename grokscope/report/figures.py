@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
@@ -34,6 +35,9 @@ THEME = {
     **{colour: f"--c{position}" for position, colour in enumerate(CYCLE, 1)},
 }
 """Colours of the drawing style by the variable of the page's style sheet that takes their place."""
+
+POINTS_PER_REM = 12.0
+"""Scale of every figure on the page, so that text has one size in wide and in narrow ones: 9 inches fill it."""
 
 _COLOUR = re.compile("|".join(THEME))
 _KEPT = {"svg", "g", "defs", "path", "use", "text", "tspan", "clipPath", "rect", "circle", "image", "line",
@@ -80,11 +84,15 @@ def is_builtin(probe: Probe) -> bool:
 
 
 def make_figure(spec: FigureSpec, record: Record) -> Figure:
-    """The figure drawn in the house style; use :func:`~grokscope.probes.drawing.styled` around saving it."""
+    """The figure drawn in the house style; save it under :func:`~grokscope.probes.drawing.styled`."""
     with styled():
-        figure = new_figure(spec.size)
-        spec.draw(record, figure)
-        finish(figure)
+        return _drawn(spec, record)
+
+
+def _drawn(spec: FigureSpec, record: Record) -> Figure:
+    figure = new_figure(spec.size)
+    spec.draw(record, figure)
+    finish(figure)
     return figure
 
 
@@ -94,10 +102,13 @@ def figure_svg(spec: FigureSpec, record: Record, prefix: str) -> str:
     Equal records give equal text. Ids start with ``prefix``, nothing points outside the element, text is
     text, colours of the drawing style are CSS variables with the light theme's colour as a fallback.
     """
-    figure = make_figure(spec, record)
     written = io.StringIO()
     with styled(), matplotlib.rc_context({"svg.hashsalt": "grokscope", "svg.fonttype": "none"}):
-        FigureCanvasSVG(figure).print_svg(written, metadata={"Date": None, "Creator": None})
+        figure = _drawn(spec, record)
+        with warnings.catch_warnings():
+            # a letter that the font of the layout lacks is drawn by the reader's own fonts
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+            FigureCanvasSVG(figure).print_svg(written, metadata={"Date": None, "Creator": None})
     return _inlined(written.getvalue(), prefix, spec.title, spec.caption)
 
 
@@ -108,10 +119,12 @@ def _inlined(text: str, prefix: str, title: str, caption: str) -> str:
     names = {name: f"{prefix}-{position}" for position, name in enumerate(sorted(referenced), 1)}
     _clean(root, names)
     box = root.get("viewBox", "0 0 576 260")
+    width = float(box.split()[2])
     root.attrib.clear()
     root.attrib.update({
         "viewBox": box,
         "class": "figure",
+        "style": f"max-width: {width / POINTS_PER_REM:.4g}rem",
         "role": "img",
         "aria-labelledby": f"{prefix}-title {prefix}-desc",
         "stroke-linejoin": "round",

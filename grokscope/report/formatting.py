@@ -103,7 +103,10 @@ def flattened(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
         for key, inner in value.items():
             yield from flattened(inner, f"{prefix}.{key}" if prefix else str(key))
     elif isinstance(value, list | tuple) and all(isinstance(v, str) for v in value):
-        yield prefix, shlex.join(value) if prefix.rpartition(".")[2] in ("command", "argv") else ", ".join(value)
+        yield (
+            prefix,
+            shlex.join(value) if prefix.rpartition(".")[2] in ("command", "argv") else ", ".join(value),
+        )
     elif isinstance(value, list | tuple):
         yield prefix, json.dumps(value, default=str)
     elif value is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -22,11 +23,12 @@ from grokscope.report.tables import (
     Table,
     array_table,
     claim_rows,
-    event_table,
+    event_tables,
     series_table,
     share_out,
     single_table,
     small_arrays,
+    unit,
     vitals,
 )
 
@@ -45,7 +47,9 @@ _TONES = {
     "unstable": "bad",
 }
 _LEFT_COLUMNS = ("unit", "axes")
-_UNSTATED = Verdict("not applicable", (), "The clocks were not among the probes that ran, so no state is claimed.")
+_UNSTATED = Verdict(
+    "not applicable", (), "The clocks were not among the probes that ran, so no state is claimed."
+)
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,8 @@ def render_page(
     embedded = embed(record, probes, record.run)
     config = manifest.get("config")
     verdict = record.verdict or _UNSTATED
-    run = facts.command or record.run
+    events, further_events = event_tables(record)
+    run = shlex.quote(facts.command or record.run)
     return _template().render(
         policy=POLICY,
         version=__version__,
@@ -121,7 +126,8 @@ def render_page(
         vitals=vitals(record),
         alerts=record.alerts,
         claims=claim_rows(record),
-        events=event_table(record),
+        events=events,
+        further_events=further_events,
         sections=sections,
         recipe=as_toml(config) if isinstance(config, Mapping) and config else "",
         provenance=_provenance(record, probes, manifest, facts),
@@ -194,7 +200,7 @@ def _notes(record: Record, owners: Collection[str], *, inside: bool = True) -> l
     chosen = {
         key: value for key, value in record.notes.items() if (str(key).split(".")[0] in owners) is inside
     }
-    return [(key, text) for key, text in flattened(chosen) if len(text) <= 2000]
+    return [(key, text) for key, text in flattened(chosen) if text and len(text) <= 2000]
 
 
 def _kicker(record: Record, manifest: Mapping[str, Any], facts: Facts) -> str:
@@ -230,9 +236,14 @@ def _dotted(text: str) -> Markup:
 @cache
 def _template() -> Template:
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     environment.filters["dotted"] = _dotted
+    environment.filters["unit"] = unit
     return environment.from_string(_resource("page.html.j2"))
 
 

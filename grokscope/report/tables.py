@@ -125,8 +125,13 @@ def series_table(record: Record, names: Sequence[str]) -> Table | None:
             continue
         shift = 1 if m.dims == ("interval",) else 0
         cells = (number(m.values[i - shift]) if i >= shift else UNDEFINED for _, i in columns)
-        rows.append((name, *cells, m.quantity.unit))
+        rows.append((name, *cells, unit(m.quantity)))
     return _without_blank_units(Table(("quantity", *(heading for heading, _ in columns), "unit"), rows))
+
+
+def unit(quantity: Quantity) -> str:
+    """The unit to show; a pure number has none."""
+    return "" if quantity.unit == "1" else quantity.unit
 
 
 def _without_blank_units(table: Table) -> Table | None:
@@ -139,7 +144,7 @@ def _without_blank_units(table: Table) -> Table | None:
 def single_table(record: Record, names: Sequence[str]) -> Table | None:
     """Quantities of one number for the whole run."""
     rows = [
-        (name, number(m.values), m.quantity.unit)
+        (name, number(m.values), unit(m.quantity))
         for name in names
         if (m := record.measurements[name]).values.ndim == 0
     ]
@@ -147,36 +152,50 @@ def single_table(record: Record, names: Sequence[str]) -> Table | None:
 
 
 def small_arrays(record: Record, names: Sequence[str]) -> list[Table]:
-    """Arrays without a step axis that fit into a few cells, one table each."""
-    made: list[Table] = []
-    for name in names:
+    """Arrays without a step axis that fit into a few cells: those along the same axis share a table."""
+    along: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+    squares: list[Table] = []
+    for name in small_names(record, names):
         m = record.measurements[name]
-        if {"step", "interval"} & set(m.dims) or not 0 < m.values.size <= _MOST_ENTRIES:
-            continue
-        title = f"{name} ({m.quantity.unit})" if m.quantity.unit else name
         if m.values.ndim == 1:
-            labels = _labels(record, m, 0)
-            made.append(Table((m.dims[0], *labels), [("value", *map(number, m.values))], title))
-        elif m.values.ndim == 2:
-            across = _labels(record, m, 1)
+            row = (name, *map(number, m.values), unit(m.quantity))
+            along.setdefault((m.dims[0], *_labels(record, m, 0)), []).append(row)
+        else:
             rows = [
                 (label, *map(number, row)) for label, row in zip(_labels(record, m, 0), m.values, strict=True)
             ]
-            made.append(Table((" \\ ".join(m.dims), *across), rows, title))
-    return made
+            shown = f"{name} ({unit(m.quantity)})" if unit(m.quantity) else name
+            squares.append(Table((" \\ ".join(m.dims), *_labels(record, m, 1)), rows, shown))
+    lines = [_without_blank_units(Table((*head, "unit"), rows)) for head, rows in along.items()]
+    return [*(table for table in lines if table is not None), *squares]
+
+
+def small_names(record: Record, names: Sequence[str]) -> list[str]:
+    """Those of ``names`` whose arrays :func:`small_arrays` shows."""
+    return [
+        name
+        for name in names
+        if not {"step", "interval"} & set((m := record.measurements[name]).dims)
+        and 0 < m.values.size <= _MOST_ENTRIES
+        and m.values.ndim in (1, 2)
+    ]
 
 
 def _labels(record: Record, m: Measurement, axis: int) -> list[str]:
     labels = record.coordinates.get(m.dims[axis], [])
     length = m.values.shape[axis]
-    return [number(v) for v in labels] if len(labels) == length else [str(i) for i in range(length)]
+    return [_label(v) for v in labels] if len(labels) == length else [str(i) for i in range(length)]
+
+
+def _label(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def array_table(record: Record, names: Sequence[str]) -> Table | None:
     """Name, axes and unit of every array that the other tables do not show."""
-    shown = {table.title.split(" (")[0] for table in small_arrays(record, names)}
+    shown = set(small_names(record, names))
     rows = [
-        (name, " × ".join(f"{d} {n}" for d, n in zip(m.dims, m.values.shape, strict=True)), m.quantity.unit)
+        (name, " × ".join(f"{d} {n}" for d, n in zip(m.dims, m.values.shape, strict=True)), unit(m.quantity))
         for name in names
         if (m := record.measurements[name]).values.ndim and m.dims not in (("step",), ("interval",))
         if name not in shown
@@ -184,24 +203,25 @@ def array_table(record: Record, names: Sequence[str]) -> Table | None:
     return _without_blank_units(Table(("array", "axes", "unit"), rows))
 
 
-def event_table(record: Record) -> Table | None:
-    """Every event as an interval of steps, earliest first, those not seen last."""
-    if not record.events:
-        return None
+def event_tables(record: Record) -> tuple[Table | None, Table | None]:
+    """Events as intervals of steps, earliest first, those not seen last: the run's own, and all further ones.
+
+    The run's own are those of fitting and of generalising; the further ones carry the dotted name of the
+    quantity that changed.
+    """
 
     def when(pair: tuple[str, Crossing]) -> tuple[float, float]:
         event = pair[1]
         return (np.inf if event.by is None else event.by, -1 if event.after is None else event.after)
 
-    rows = [
-        (
-            name.replace("_", " "),
-            UNDEFINED if event.after is None else whole(event.after),
-            "not seen" if event.by is None else whole(event.by),
-        )
-        for name, event in sorted(record.events.items(), key=when)
-    ]
-    return Table(("event", "after step", "by step"), rows)
+    own: list[tuple[str, ...]] = []
+    further: list[tuple[str, ...]] = []
+    for name, event in sorted(record.events.items(), key=when):
+        after = UNDEFINED if event.after is None else whole(event.after)
+        row = (name, after, "not seen" if event.by is None else whole(event.by))
+        (further if "." in name else own).append(row)
+    head = ("event", "after step", "by step")
+    return Table(head, own) if own else None, Table(head, further) if further else None
 
 
 def claim_rows(record: Record) -> list[tuple[str, str, str, str, str]]:

@@ -91,4 +91,3 @@ def facts_of(run: Run) -> Facts:
         generated=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         command=run.path.name,
     )
-

@@ -24,6 +24,7 @@ from grokscope.training.optimizers import FlatParameters, Optimizer, learning_ra
 from grokscope.training.provenance import now, provenance
 from grokscope.training.recipe import Recipe
 from grokscope.trajectory import (
+    MANIFEST_NAME,
     TrajectoryWriter,
     read_manifest,
     read_snapshot,
@@ -31,6 +32,9 @@ from grokscope.trajectory import (
     write_manifest,
     write_snapshot,
 )
+
+SCALAR_ROWS = 32
+"""Evaluations committed at a time: a killed run goes back behind its last commit of either kind."""
 
 Report = Callable[[int, Mapping[str, float]], None]
 """Called with the step and its scalars after every evaluation."""
@@ -150,16 +154,20 @@ class _Session:
         path, last = self.directory / "trajectory.h5", self.recipe.train.steps
         columns = {name: (shape, self.stored_dtype) for name, shape in self.model.shapes.items()}
         scalars = [*self.evaluator.names, TIME]
+        room = {
+            "expected_saves": len(self.recipe.save_steps()),
+            "expected_scalars": len(self.recipe.evaluation_steps()),
+        }
         if path.exists():
             manifest = self._matching_manifest()
-            writer = TrajectoryWriter.resume(path, columns, scalars)
+            writer = TrajectoryWriter.resume(path, columns, scalars, **room)
             if len(writer.stored_steps) and writer.stored_steps[-1] == last and writer.resume_bound == last:
                 writer.abandon()
                 return Outcome(self.directory, last, True, 0.0)
             start = self._restore(writer.resume_bound)
         else:
             manifest, start = self._new_run(), 0
-            writer = TrajectoryWriter(path, columns, scalars)
+            writer = TrajectoryWriter(path, columns, scalars, scalar_rows=SCALAR_ROWS, **room)
         try:
             reached = self._loop(writer, start)
             writer.close()
@@ -174,6 +182,9 @@ class _Session:
         return Outcome(self.directory, reached, finished, time.perf_counter() - began)
 
     def _new_run(self) -> dict[str, Any]:
+        if (self.directory / MANIFEST_NAME).exists():
+            # stopped before its file was there: still the run of its own recipe
+            self._same_config(read_manifest(self.directory))
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -190,13 +201,7 @@ class _Session:
 
     def _matching_manifest(self) -> dict[str, Any]:
         manifest = read_manifest(self.directory)
-        stored, given = _dotted(manifest.get("config", {})), _dotted(self.recipe.config())
-        for field in [*given, *stored]:
-            if stored.get(field) != given.get(field):
-                raise GrokscopeError(
-                    f"resuming {self.directory}: {field} is {given.get(field)!r} in the recipe and "
-                    f"{stored.get(field)!r} in the run, expected the same recipe"
-                )
+        self._same_config(manifest)
         device = manifest.get("provenance", {}).get("device")
         if device not in (None, str(self.device)):
             raise GrokscopeError(
@@ -204,6 +209,15 @@ class _Session:
                 "expected the same: recomputed steps would differ"
             )
         return manifest
+
+    def _same_config(self, manifest: Mapping[str, Any]) -> None:
+        stored, given = _dotted(manifest.get("config", {})), _dotted(self.recipe.config())
+        for field in [*given, *stored]:
+            if stored.get(field) != given.get(field):
+                raise GrokscopeError(
+                    f"resuming {self.directory}: {field} is {given.get(field)!r} in the recipe and "
+                    f"{stored.get(field)!r} in the run, expected the same recipe"
+                )
 
     def _restore(self, bound: int) -> int:
         """Load the newest readable snapshot at or before ``bound``; without one begin at step 0."""

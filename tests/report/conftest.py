@@ -18,9 +18,9 @@ from grokscope.report import Facts, render_page
 MakeRecord = Callable[..., Record]
 
 LOSS = (
+    Quantity("loss.slope", "nat/step", "Change of the training loss between two saves."),
     Quantity("loss.<subset>", "nat", "Mean cross-entropy over the samples."),
     Quantity("accuracy.<subset>", "", "Share of samples answered right."),
-    Quantity("loss.slope", "nat/step", "Change of the training loss between two saves."),
 )
 FOURIER = (
     Quantity("fourier.<map>.fraction", "", "Share of power at each frequency.", "arXiv 2301.05217"),
@@ -80,7 +80,9 @@ def make_probe() -> Callable[..., Probe]:
 
 
 def build_probes() -> list[Probe]:
-    curves = FigureSpec("Loss and accuracy", "Bands mark fit and grok.", draw_loss, (9.0, 3.7), ("loss.train",))
+    curves = FigureSpec(
+        "Loss and accuracy", "Bands mark fit and grok.", draw_loss, (9.0, 3.7), ("loss.train",)
+    )
     gini = FigureSpec("Fourier concentration", "Grey: random weights.", draw_gini)
     spectrum = FigureSpec("Power by frequency", "Brighter is more.", draw_spectrum)
     missing = FigureSpec("Never drawn", "Its data are absent.", draw_loss, needs=("fourier.circularity",))
@@ -132,7 +134,10 @@ def build_record(saves: int = 60, *, extra: int = 0, frequencies: int = 29) -> R
     record.delay = delay(record.events["fit"], record.events["grok"])
     record.notes["fourier.axis"] = {"kind": "additive", "order": 59}
     record.alerts.append(
-        Alert("Key frequencies by neuron and by embedding disagree.", "grokscope probe quickstart-s0 --steps 0:10000:50")
+        Alert(
+            "Key frequencies by neuron and by embedding disagree.",
+            "grokscope probe quickstart-s0 --steps 0:10000:50",
+        )
     )
     record.verdict = Verdict(
         "grokked",

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from grokscope.probes import Record
 
 FLAGS = (
@@ -88,7 +89,9 @@ class Browser:
             message["sessionId"] = self._session
         os.write(self._to, json.dumps(message).encode() + b"\0")
         with self._changed:
-            assert self._changed.wait_for(lambda: message["id"] in self._answers, timeout=30), f"{method}: no answer"
+            assert self._changed.wait_for(lambda: message["id"] in self._answers, timeout=30), (
+                f"{method}: no answer"
+            )
         answer = self._answers.pop(message["id"])
         assert "error" not in answer, f"{method}: {answer}"
         return answer["result"]
@@ -104,7 +107,9 @@ class Browser:
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Network", "Log", "Runtime", "DOM"):
             self.call(f"{domain}.enable")
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False
+        )
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         self.events.clear()
         self.call("Page.navigate", url=page.as_uri())

@@ -40,7 +40,12 @@ def test_numbers(value: Any, text: str) -> None:
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_a_number_reads_back_to_its_digits(value: float) -> None:
-    text = number(value, 6).replace("−", "-").replace("\u202f", "").translate(str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789"))
+    text = (
+        number(value, 6)
+        .replace("−", "-")
+        .replace("\u202f", "")
+        .translate(str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789"))
+    )
     mantissa, _, power = text.partition("×10")
     assert math.isclose(float(mantissa) * 10.0 ** int(power or 0), value, rel_tol=1e-5, abs_tol=5e-324)
 
@@ -90,7 +95,13 @@ def test_an_unset_value_is_a_comment_and_a_mistake_in_encoding_is_replaced() -> 
 
 
 def test_flattening_names_every_leaf() -> None:
-    nested = {"a": {"b": 1, "command": ["x", "two words"]}, "files": ["p", "q"], "none": None, "on": True, "e": {}}
+    nested = {
+        "a": {"b": 1, "command": ["x", "two words"]},
+        "files": ["p", "q"],
+        "none": None,
+        "on": True,
+        "e": {},
+    }
     assert list(flattened(nested)) == [
         ("a.b", "1"), ("a.command", "x 'two words'"), ("files", "p, q"), ("none", "not recorded"), ("on", "yes"),
     ]  # fmt: skip

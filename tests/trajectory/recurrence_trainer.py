@@ -19,7 +19,13 @@ from typing import Any
 import numpy as np
 
 from grokscope.errors import GrokscopeError
-from grokscope.trajectory import TrajectoryWriter, expand_schedule, read_snapshot, snapshot_steps, write_snapshot
+from grokscope.trajectory import (
+    TrajectoryWriter,
+    expand_schedule,
+    read_snapshot,
+    snapshot_steps,
+    write_snapshot,
+)
 
 LAST = 200
 SAVES = expand_schedule(["0:end:2"], LAST)

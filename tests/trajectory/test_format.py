@@ -99,8 +99,8 @@ def test_a_damaged_byte_is_an_error_in_one_line_or_changes_nothing(tmp_path):
     with Trajectory(path) as run:
         whole = run.checksum()
     draw = np.random.default_rng(1)
-    caught = 0
-    for position in draw.choice(len(content), size=150, replace=False):
+    caught: list[str] = []
+    for position in draw.choice(len(content), size=100, replace=False):
         damaged = bytearray(content)
         damaged[position] ^= 0xFF
         path.write_bytes(damaged)
@@ -109,9 +109,9 @@ def test_a_damaged_byte_is_an_error_in_one_line_or_changes_nothing(tmp_path):
                 # The last block of a marker may read as uncommitted; what is shown is right.
                 assert run.checksum() == whole or run.steps.size < 12 or run.scalars["step"].size < 12
         except GrokscopeError as error:
-            caught += 1
-            assert "\n" not in str(error)
-    assert caught > 20
+            caught.append(str(error))
+    assert len(caught) > 15
+    assert not any("\n" in line for line in caught)
 
 
 def test_an_hdf5_file_that_is_no_trajectory_and_a_newer_schema(tmp_path):
@@ -214,4 +214,3 @@ def test_the_file_can_be_opened_by_plain_h5py(tmp_path):
         assert weights.compression is None
         assert weights.dtype == np.float32
         assert weights.shape == (40, 4, 4)
-        assert file.libver == ("earliest", "v108") or file.libver[0] in ("earliest", "v108")

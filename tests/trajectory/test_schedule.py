@@ -35,8 +35,9 @@ def test_windows_expand_to_known_steps(windows, last, expected):
 
 @pytest.mark.parametrize(
     "window",
-    ["", "0:10", "0:10:5:1", "-1:10:5", "0:-1:5", "0:10:0", "10:5:1", "a:b:c", "0:10:1.5", "log:0:10", "log:9:2:3",
-     "log:0:10:0", "lin:0:10:5", "end:10:5", "0:10:end", "0:1e3:10", "0:10:٣", "0:10:9999999999999999999"],
+    ["", "0:10", "0:10:5:1", "-1:10:5", "0:-1:5", "0:10:0", "10:5:1", "a:b:c", "0:10:1.5", "log:0:10",
+     "log:9:2:3", "log:0:10:0", "lin:0:10:5", "end:10:5", "0:10:end", "0:1e3:10", "0:10:٣",
+     "0:10:9999999999999999999"],
 )  # fmt: skip
 def test_bad_windows_are_refused_in_one_line(window):
     with pytest.raises(GrokscopeError) as refused:

@@ -1,0 +1,138 @@
+"""Figures as SVG inside a page: deterministic, closed in themselves, with text as text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from grokscope.probes import FigureSpec, Probe, Record
+from grokscope.probes.drawing import CYCLE, TRAIN, curve, time_axes
+from grokscope.report.figures import THEME, draw_figures, figure_svg
+
+HOSTILE = "<script>alert(1)</script>\"'&]]>"
+
+
+def svgs(probes: list[Probe], record: Record) -> list[str]:
+    return [d.svg for p in probes for d in draw_figures(p, record, p.name, strict=True)]
+
+
+def test_two_renders_are_equal(probes: list[Probe], make_record: Callable[..., Record]) -> None:
+    assert svgs(probes, make_record()) == svgs(probes, make_record())
+
+
+def test_different_data_give_different_figures(
+    probes: list[Probe], make_record: Callable[..., Record]
+) -> None:
+    assert svgs(probes, make_record(60))[0] != svgs(probes, make_record(50))[0]
+
+
+def test_ids_carry_the_prefix_and_every_reference_has_its_target(probes: list[Probe], record: Record) -> None:
+    for probe in probes:
+        for position, drawing in enumerate(draw_figures(probe, record, probe.name, strict=True), 1):
+            root = ElementTree.fromstring(drawing.svg)
+            ids = [e.attrib["id"] for e in root.iter() if "id" in e.attrib]
+            assert len(ids) == len(set(ids)) > 2
+            assert all(i.startswith(f"{probe.name}-{position}-") for i in ids)
+            used = re.findall(r'(?:url\(#|href="#)([^)"]+)', drawing.svg)
+            assert used
+            assert set(used) <= set(ids)
+
+
+def test_an_svg_is_scalable_named_and_closed_in_itself(probes: list[Probe], record: Record) -> None:
+    text = svgs(probes, record)[0]
+    root = ElementTree.fromstring(text)
+    assert root.attrib["viewBox"].split()[2:] == ["648", "266.4"]
+    assert "width" not in root.attrib
+    assert root.attrib["role"] == "img"
+    titles = {e.attrib["id"]: e.text for e in root[:2]}
+    assert [titles[i] for i in root.attrib["aria-labelledby"].split()] == [
+        "Loss and accuracy",
+        "Bands mark fit and grok.",
+    ]
+    assert "http" not in text
+    assert "<style" not in text
+    assert "metadata" not in text
+    assert "font-family" not in text
+    assert {"fit", "grok", "training step", "accuracy"} <= {e.text for e in root.iter("text")}
+
+
+def test_colours_of_the_drawing_style_follow_the_theme(probes: list[Probe], record: Record) -> None:
+    text = svgs(probes, record)[0]
+    for colour in CYCLE[:2]:
+        assert f"var({THEME[colour]}, {colour})" in text
+    assert re.findall(r"(?<!, )#[0-9a-f]{6}", text) == []
+
+
+def test_a_text_from_a_run_stays_text(record: Record, make_probe: Callable[..., Probe]) -> None:
+    def draw(record: Record, figure: Figure) -> None:
+        (axes,) = time_axes(figure, record)
+        curve(axes, record, "loss.train", HOSTILE, TRAIN, gid=HOSTILE, url="https://example.org/")
+        axes.set_ylabel("bell \x07 and \ud800, 群 and a bad $\\formula$")
+        axes.legend()
+
+    svg = figure_svg(FigureSpec(HOSTILE, HOSTILE, draw), record, "f")
+    root = ElementTree.fromstring(svg)
+    assert "<script" not in svg
+    assert "http" not in svg
+    assert not [e for e in root.iter() if "href" in e.attrib and not e.attrib["href"].startswith("#")]
+    texts = [e.text for e in root.iter("text")]
+    assert texts.count(HOSTILE) == 1
+    assert "bell \ufffd and \ufffd, 群 and a bad $\\formula$" in texts
+    assert root[0].text == root[1].text == HOSTILE
+
+
+def test_a_figure_whose_data_are_absent_is_left_out(probes: list[Probe], record: Record) -> None:
+    titles = [d.title for d in draw_figures(probes[1], record, "f", strict=True)]
+    assert titles == ["Fourier concentration", "Power by frequency"]
+
+
+def test_many_cells_become_one_picture(probes: list[Probe], make_record: Callable[..., Record]) -> None:
+    heat = svgs(probes, make_record(300, frequencies=113))[2]
+    assert 'href="data:image/png;base64,' in heat
+    assert len(heat) < 150_000
+
+
+def test_a_failing_figure_is_told_for_a_plug_in_and_raised_for_our_own(
+    record: Record, make_probe: Callable[..., Probe]
+) -> None:
+    def draw(record: Record, figure: Figure) -> None:
+        raise RuntimeError(f"no such thing {HOSTILE}\nsecond line")
+
+    broken = FigureSpec("Broken", "Never seen.", draw)
+    foreign = make_probe("foreign", (), (broken,), module="grokscope_plugin_mine")
+    (drawing,) = draw_figures(foreign, record, "f", strict=True)
+    assert drawing.svg == ""
+    assert drawing.failure == f"RuntimeError: no such thing {HOSTILE}"
+    ours = make_probe("ours", (), (broken,), module="grokscope.probes.ours")
+    with pytest.raises(RuntimeError, match="no such thing"):
+        draw_figures(ours, record, "f", strict=True)
+    assert draw_figures(ours, record, "f", strict=False)[0].failure
+
+
+def test_users_own_matplotlib_settings_do_not_show(probes: list[Probe], record: Record) -> None:
+    import matplotlib
+
+    plain = svgs(probes, record)
+    with matplotlib.rc_context({"lines.linewidth": 9.0, "svg.fonttype": "path", "axes.facecolor": "red"}):
+        assert svgs(probes, record) == plain
+
+
+@pytest.mark.parametrize("saves", [1, 2, 3])
+def test_short_runs_draw(probes: list[Probe], make_record: Callable[..., Record], saves: int) -> None:
+    record = make_record(saves)
+    assert len(draw_figures(probes[0], record, "f", strict=True)) == 1
+
+
+def test_numbers_are_short(record: Record) -> None:
+    def draw(record: Record, figure: Figure) -> None:
+        figure.subplots().plot(np.linspace(0, 1, 50), np.sin(np.linspace(0, 1, 50)))
+
+    svg = figure_svg(FigureSpec("t", "c", draw), record, "f")
+    paths = " ".join(re.findall(r' d="([^"]*)"', svg))
+    assert re.search(r"\d\.\d", paths)
+    assert not re.search(r"\.\d{3}", paths)
