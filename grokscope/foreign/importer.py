@@ -31,7 +31,7 @@ from grokscope.foreign.hypotheses import (
     operation_task,
     pair_outcomes,
 )
-from grokscope.foreign.proof import Comparison, measured, typical_error, prove, recorded_optimiser
+from grokscope.foreign.proof import Comparison, measured, prove, recorded_optimiser, typical_error
 from grokscope.foreign.split import Split, find_split
 from grokscope.models import Params, Transformer, as_float64
 from grokscope.models.anatomy import Activation

@@ -69,7 +69,7 @@ def probe_csv(record: Record, names: Sequence[str]) -> str:
 
 
 def arrays_csv(record: Record, names: Sequence[str]) -> str:
-    """Arrays without a step axis, one row a number: ``quantity, at, value``. Empty text where there are none."""
+    """Arrays without a step axis, one row a number: ``quantity, at, value``; empty without any."""
     rows = [
         (_inert(name), _inert(label.strip("[]")), _cell(m.values[place]))
         for name in names

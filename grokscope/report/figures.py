@@ -37,7 +37,7 @@ THEME = {
 """Colours of the drawing style by the variable of the page's style sheet that takes their place."""
 
 POINTS_PER_REM = 12.0
-"""Scale of every figure on the page, so that text has one size in wide and in narrow ones: 9 inches fill it."""
+"""Scale of every figure on the page, so that text has one size in wide and narrow ones; 9 inches fill it."""
 
 _COLOUR = re.compile("|".join(THEME))
 _KEPT = {"svg", "g", "defs", "path", "use", "text", "tspan", "clipPath", "rect", "circle", "image", "line",

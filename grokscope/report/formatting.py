@@ -18,7 +18,7 @@ _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def number(value: Any, digits: int = 4) -> str:
-    """``value`` to ``digits`` significant digits, scientific where it is tiny or huge, a dash where undefined.
+    """``value`` to ``digits`` significant digits, scientific where tiny or huge, a dash where undefined.
 
     Whole numbers are written out; booleans become yes and no; text passes through.
     """

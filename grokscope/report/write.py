@@ -54,16 +54,19 @@ def write_report(
     probes = [known[name] for name in dict.fromkeys(record.probes) if name in known]
     page = render_page(record, probes, run.manifest, facts_of(run), strict=strict)
     out = default_out(run) if out is None else Path(out)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
+        temporary = out.with_name(f".{out.name}.{os.getpid()}.part")
         out.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(page.encode("utf-8", "replace"))
-        temporary.replace(out)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
+        try:
+            temporary.write_bytes(page.encode("utf-8", "replace"))
+            temporary.replace(out)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
         raise GrokscopeError(
-            f"writing the report of {run.name}: {out} cannot be written ({error.strerror or error}), expected "
-            "a file in a writable folder"
+            f"writing the report of {run.name}: {out} cannot be written ({why}), expected a file in a "
+            "writable folder"
         ) from None
     return out
 

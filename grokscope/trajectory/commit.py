@@ -58,7 +58,6 @@ class CommitFile:
         self._place = place
         self._descriptor = os.open(place, os.O_RDWR)
         self.committed = {stream.kind: 0 for stream in streams}
-        self.last_step = {stream.kind: -1 for stream in streams}
 
     @classmethod
     def create(cls, path: Path, streams: tuple[layout.Stream, ...], capacity: int) -> CommitFile:
@@ -85,9 +84,7 @@ class CommitFile:
         """A cleanly closed trajectory, opened ``r+``, whose rows end on block boundaries."""
         made = cls(path, file, path, streams, layout.read_capacity(file))
         for stream in streams:
-            steps = layout.committed_steps(file, stream)
-            made.committed[stream.kind] = steps.size
-            made.last_step[stream.kind] = int(steps[-1]) if steps.size else -1
+            made.committed[stream.kind] = int(layout.committed_steps(file, stream).size)
         return made
 
     def lacks_room(self, block: Block) -> bool:
@@ -128,7 +125,6 @@ class CommitFile:
         marker[start:stop] = block.steps
         self._flush()
         self.committed[stream.kind] = stop
-        self.last_step[stream.kind] = int(block.steps[-1])
 
     def close(self) -> None:
         """Close the file. Everything committed is already in it."""

@@ -37,13 +37,14 @@ class Sink:
         # Its file stays open while the caller compares with it, whoever else is done with it.
         self._stored = stored
         self._expected_blocks = expected_blocks
+        self._may_grow = True
         self._must_hold: Mapping[str, int] = {} if target is not None or stored is None else stored.counts
 
     def append(self, block: Block) -> None:
         if self._target is None:
             assert self._stored is not None
             self._target = self._successor(self._stored)
-        elif self._target.published and self._target.lacks_room(block):
+        elif self._may_grow and self._target.published and self._target.lacks_room(block):
             self._grow()
         self._target.append(block)
         committed = self._target.committed
@@ -63,7 +64,8 @@ class Sink:
         try:
             target = self._successor(StoredRun(self._path, old.file, self._streams))
         except GrokscopeError:
-            # No space for a copy. The commit itself may still find some, at the price of rearranging.
+            # No space for a copy. The commits may still find some, at the price of rearranging.
+            self._may_grow = False
             return
         target.publish()
         self._target = target

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from grokscope.models import Transformer, TransformerSettings
-from grokscope.tasks import ModularSettings, Task, modular_task
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+
+from grokscope.models import Transformer, TransformerSettings
+from grokscope.tasks import ModularSettings, Task, modular_task
 
 ATTENTION = "blocks.0.attn."
 SAVED_STEPS = (0, 60, 150, 300)

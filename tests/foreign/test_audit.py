@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from grokscope.foreign.audit import audit, audit_proof
 from grokscope.foreign.proof import Comparison
 from grokscope.tasks import ModularSettings, modular_task

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from grokscope.errors import GrokscopeError
 from grokscope.foreign.containers import gather
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from grokscope.foreign.dialects import Recognised, Unrecognised, recognise
 from grokscope.models import Params, Transformer
 

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 import pytest
+
 from grokscope.foreign.facts import Facts, facts_beside, recorded_numbers, scalars_of
 
 

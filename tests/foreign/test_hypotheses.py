@@ -4,10 +4,11 @@ import dataclasses
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy as torch_loss
+
 from grokscope.foreign.hypotheses import find_activation, find_operation, operation_task, pair_outcomes
 from grokscope.measures.classification import cross_entropy
 from grokscope.models import Transformer, as_float64
-from torch.nn.functional import cross_entropy as torch_loss
 
 
 def fitted(settings, op: str, p: int) -> dict[str, torch.Tensor]:

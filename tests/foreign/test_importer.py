@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from grokscope.errors import GrokscopeError
 from grokscope.foreign import import_paths, inspect_path
 from grokscope.runs import open_run

@@ -2,19 +2,19 @@
 
 import pytest
 import torch
-from grokscope.foreign.facts import Recorded
+from torch.nn.functional import cross_entropy
+
+from grokscope.foreign.facts import Facts, Recorded
 from grokscope.foreign.hypotheses import pair_outcomes
 from grokscope.foreign.proof import (
     Optimiser,
     first_update,
     measured,
-    typical_error,
     prove,
     recorded_optimiser,
+    typical_error,
 )
-from grokscope.foreign.facts import Facts
 from grokscope.models import Transformer, as_float64
-from torch.nn.functional import cross_entropy
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_a_table_written_after_the_update_is_one_step_off(little_run, their, eva
     assert verdicts["loss.train", 60] == "one step off"
     assert "differs" not in verdicts.values()
     note = next(one.note for one in proof if (one.quantity, one.step) == ("loss.train", 0))
-    assert f"{little_run.rows[0]['train_loss']:.4f}" in note
+    assert f"{little_run.rows[0]['train_loss']:.3f}" in note
     assert next(one for one in proof if one.step == 0).difference == proof[0].ours - proof[0].recorded
 
     # without a learning rate nobody can say what a step does

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
+
 from grokscope.errors import GrokscopeError
 from grokscope.foreign import safe_read
 from grokscope.foreign.safe_read import read_weights
-from safetensors.torch import save_file
 
 
 class Touch:

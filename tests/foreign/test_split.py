@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+
 from grokscope.errors import GrokscopeError
 from grokscope.foreign.facts import Facts
 from grokscope.foreign.split import COMMON_FRACTIONS, find_split, separation
 from grokscope.tasks import random_split
-from torch import Tensor
 
 N = 23 * 23
 

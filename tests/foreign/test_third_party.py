@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from grokscope.errors import GrokscopeError
 from grokscope.foreign import import_paths, inspect_path
 from grokscope.foreign.hypotheses import pair_outcomes

@@ -1,4 +1,4 @@
-"""The page in a real browser, which is asked over its debugging pipe what it fetched and what it complained of."""
+"""The page in a real browser, asked over its debugging pipe what it fetched and what it complained of."""
 
 from __future__ import annotations
 

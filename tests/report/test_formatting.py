@@ -75,15 +75,18 @@ def test_ratios_and_intervals_say_which_end_is_open() -> None:
     assert interval((None, None)) == "unbounded"
 
 
+NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
+LEAVES = st.one_of(
+    st.booleans(), st.integers(-(2**53), 2**53), st.floats(allow_nan=False, allow_infinity=False), NAMES
+)
 NESTED = st.recursive(
-    st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(st.characters(exclude_categories=["Cs"]), max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), max_size=4), inner, max_size=3),
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
     max_leaves=12,
-)  # fmt: skip
+)
 
 
-@given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), max_size=5), NESTED, max_size=4))
+@given(st.dictionaries(NAMES, NESTED, max_size=4))
 def test_a_recipe_as_toml_reads_back(config: dict[str, Any]) -> None:
     assert tomllib.loads(as_toml(config)) == config
 
@@ -103,7 +106,8 @@ def test_flattening_names_every_leaf() -> None:
         "e": {},
     }
     assert list(flattened(nested)) == [
-        ("a.b", "1"), ("a.command", "x 'two words'"), ("files", "p, q"), ("none", "not recorded"), ("on", "yes"),
+        ("a.b", "1"), ("a.command", "x 'two words'"), ("files", "p, q"), ("none", "not recorded"),
+        ("on", "yes"),
     ]  # fmt: skip
 
 

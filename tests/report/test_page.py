@@ -124,7 +124,7 @@ def test_nothing_outside_the_page_is_pointed_to(page: Page, page_text: str) -> N
 
 
 def test_figures_and_tables_are_named_for_those_who_do_not_see_them(page: Page) -> None:
-    figures = [a for a in page.all("svg")]
+    figures = page.all("svg")
     assert len(figures) == 3
     assert all(a["role"] == "img" and a["aria-labelledby"] for a in figures)
     assert len(page.all("figcaption")) == 3

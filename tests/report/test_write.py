@@ -101,7 +101,9 @@ def test_a_place_that_cannot_be_written_is_told_in_one_line(
     assert "\n" not in str(told.value)
     with pytest.raises(GrokscopeError, match="writing the report"):
         write_report(trained, tmp_path, suite=suite)  # a folder
-    assert not [p for p in tmp_path.rglob("*.part")]
+    with pytest.raises(GrokscopeError, match="writing the report"):
+        write_report(trained, "", suite=suite)
+    assert list(tmp_path.rglob("*.part")) == []
 
 
 def test_what_was_stored_is_the_record(trained: Path, suite: Path) -> None:
