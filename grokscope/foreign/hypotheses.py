@@ -82,12 +82,13 @@ def find_operation(
     named = _named_operation(recorded, p)
     operations = [named] if named else [op for op in OPERATIONS if op != "div" or is_prime(p)]
     accuracy = dict.fromkeys(operations, 0.0)
+    tasks, grid = {op: operation_task(op, p) for op in operations}, operation_task("add", p)
     for activation in ACTIVATIONS:
         model = Transformer(dataclasses.replace(settings, activation=activation), p, p)
-        for op in operations:
-            task = operation_task(op, p)
-            for params in chosen:
-                right = pair_outcomes(model, params, task)[1]
+        for params in chosen:
+            answers = torch.cat([logits.argmax(dim=-1) for _, logits in _logits(model, params, grid)])
+            for op, task in tasks.items():
+                right = answers[task.inputs[:, 0] * p + task.inputs[:, 1]] == task.targets
                 accuracy[op] = max(accuracy[op], float(right.to(torch.float64).mean()))
     operation, about = _operation(accuracy, recorded if named else None)
     depends = operation in ("sub", "div")

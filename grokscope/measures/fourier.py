@@ -261,33 +261,70 @@ def neuron_frequencies(activations: Tensor) -> NeuronFrequencies:
             f"neuron frequencies: got shape {tuple(activations.shape)}, expected (..., n, n, neurons)"
         )
     n, h = activations.shape[-2:]
-    basis = fourier_basis(n, activations.device)
-    member = basis.membership()
-    constant = torch.zeros(1, n, dtype=torch.float64, device=activations.device)
-    constant[0, 0] = 1.0
-    groups = torch.cat([constant, member])
+    pairs = _paired_rows(n, activations.device)
     flat = activations.reshape(-1, n, n, h)
     frequency = torch.full((flat.shape[0], h), -1, dtype=torch.int64, device=activations.device)
     explained = torch.zeros(flat.shape[0], h, dtype=torch.float64, device=activations.device)
     width = max(1, _BLOCK_ENTRIES // (n * n))
     for index in range(flat.shape[0]):
         for start in range(0, h, width):
-            block = _float64(flat[index, :, :, start : start + width].movedim(-1, 0), "neuron frequencies")
-            block = _unit_scale(block, (-2, -1))
-            whole = block.square().sum((-2, -1))
-            block = block - block.mean((-2, -1), keepdim=True)
-            energy = (basis.matrix @ block @ basis.matrix.T).square()
-            variance = energy.sum((-2, -1))
-            grouped = groups @ energy @ groups.T
-            own = grouped.diagonal(dim1=-2, dim2=-1)[:, 1:] + grouped[:, 0, 1:] + grouped[:, 1:, 0]
+            block = flat[index, :, :, start : start + width].to(torch.float64)
+            centred, variance, whole = _centred(block)
+            own = _block_energy(centred, pairs)
             varies = variance > _NO_VARIATION * whole
-            shares = own / torch.where(varies, variance, 1.0)[:, None]
-            best = shares.round(decimals=12).argmax(-1)
-            top = shares.gather(-1, best[:, None])[:, 0].clamp(max=1.0)
+            shares = own / torch.where(varies, variance, 1.0)
+            best = shares.round(decimals=12).argmax(0)
+            top = shares.gather(0, best[None])[0].clamp(max=1.0)
             frequency[index, start : start + width] = torch.where(varies, best + 1, -1)
             explained[index, start : start + width] = torch.where(varies, top, 0.0)
     batch = activations.shape[:-3]
     return NeuronFrequencies(frequency.reshape(*batch, h), explained.reshape(*batch, h))
+
+
+def _centred(block: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(n, n, h) activations less their mean over all inputs, (h,) their variance, (h,) their mean square.
+
+    Scaled to largest entry 1 only where squares would leave the range of float64: passes over the activations
+    are what this measure costs.
+    """
+    mean = block.mean((0, 1))
+    centred = block - mean
+    variance = centred.square().sum((0, 1))
+    whole = variance + block.shape[0] * block.shape[1] * mean.square()
+    if bool(((whole > 1e-280) & (whole < 1e280)).all()):
+        return centred, variance, whole
+    largest = block.abs().amax((0, 1))
+    if not bool(largest.isfinite().all()):
+        raise ValueError("neuron frequencies: got non-finite activations, expected finite values")
+    block = block / torch.where(largest > 0, largest, 1.0)
+    mean = block.mean((0, 1))
+    centred = block - mean
+    return centred, centred.square().sum((0, 1)), block.square().sum((0, 1))
+
+
+def _paired_rows(n: int, device: torch.device) -> Tensor:
+    """(F, 2, n): the functions cos_k and sin_k of each frequency; (alt, 0) at k = n/2."""
+    basis = fourier_basis(n, device)
+    rows = torch.zeros(len(basis.frequencies), 2, n, dtype=torch.float64, device=device)
+    for index, group in enumerate(basis.groups):
+        rows[index, : len(group)] = basis.matrix[list(group)]
+    return rows
+
+
+def _block_energy(block: Tensor, pairs: Tensor) -> Tensor:
+    """(F, h): energy of each neuron in {1, cos_k, sin_k}^2, the constant of both operands left out.
+
+    One product transforms the first operand; of the second only the functions of the same frequency and the
+    constant are needed, so the full 2-D transform is never formed.
+    """
+    n, _, h = block.shape
+    count = pairs.shape[0]
+    first = (pairs.reshape(2 * count, n) @ block.reshape(n, n * h)).reshape(count, 2, n, h)
+    constant = torch.full((count, 1, n), n**-0.5, dtype=torch.float64, device=block.device)
+    second = torch.cat([pairs, constant], dim=1)
+    both = second @ first.movedim(2, 1).reshape(count, n, 2 * h)
+    alone = pairs @ (block.sum(0) * n**-0.5)
+    return both.square().reshape(count, 3, 2, h).sum((1, 2)) + alone.square().sum(1)
 
 
 def neuron_shares(neurons: NeuronFrequencies, n: int) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.mathtext import MathTextParser
@@ -50,7 +51,7 @@ STYLE: dict[str, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
-    "axes.prop_cycle": matplotlib.cycler(color=CYCLE),  # pyright: ignore[reportPrivateImportUsage]
+    "axes.prop_cycle": cycler(color=CYCLE),
     "axes.edgecolor": FAINT,
     "axes.labelcolor": FAINT,
     "axes.titlecolor": INK,
@@ -88,13 +89,14 @@ _LEFT_ALONE = ("backend", "backend_fallback", "interactive", "toolbar", "timezon
 
 def styled() -> AbstractContextManager[None]:
     """A context in which matplotlib draws in the house style, whatever the user's own settings are."""
-    plain = {k: v for k, v in matplotlib.rcParamsDefault.items() if k not in _LEFT_ALONE}
-    return matplotlib.rc_context({**plain, **STYLE})
+    settings: Any = {k: v for k, v in matplotlib.rcParamsDefault.items() if k not in _LEFT_ALONE}
+    settings.update(STYLE)
+    return matplotlib.rc_context(settings)
 
 
 def new_figure(size: tuple[float, float]) -> Figure:
     """An empty figure of ``size`` inches, laid out so that no label is cut; make it inside :func:`styled`."""
-    return Figure(figsize=size, dpi=100, layout="constrained")
+    return Figure(figsize=size, dpi=144, layout="constrained")
 
 
 def time_axes(figure: Figure, record: Record, rows: int = 1, *, log: bool = True) -> list[Axes]:
@@ -241,5 +243,13 @@ def finish(figure: Figure) -> None:
                 if high / low >= 10:
                     axis.set_minor_locator(NullLocator())
         for collection in axes.collections:
-            if len(collection.get_paths()) > 400 or np.size(collection.get_array()) > 400:
+            cells = collection.get_array()
+            if len(collection.get_paths()) > 400 or (cells is not None and np.size(cells) > 400):
                 collection.set_rasterized(True)
+
+
+def flatten(figure: Figure) -> None:
+    """Draw everything inside the axes of ``figure`` as pixels: for figures of too many strokes."""
+    for axes in figure.axes:
+        for artist in (*axes.lines, *axes.collections, *axes.patches):
+            artist.set_rasterized(True)

@@ -123,7 +123,7 @@ def _leading_lines(axes: Axes, record: Record, name: str, label: str) -> None:
     values = np.asarray(record.get(name), dtype=float)
     frequencies = _frequencies(record, name)
     last = values[np.isfinite(values).all(axis=1)][-1]
-    keep = thin(len(record.steps))[:: max(1, len(thin(len(record.steps))) // 150)]
+    keep = thin(len(record.steps))[:: max(1, len(thin(len(record.steps))) // 110)]
     for position, colour in zip(np.argsort(-last, kind="stable")[:_LINES], CYCLE, strict=False):
         if last[position] > 0:
             shares = values[keep, position]

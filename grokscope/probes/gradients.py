@@ -20,13 +20,15 @@ TC = "arXiv 2606.05863"
 QUANTITIES = (
     Quantity(
         "gradients.with_decay.<block>.norm",
-        "1/weight",
+        "nat/weight",
         "‖g + λθ‖ of the block, λ the weight decay of the run.",
     ),
     Quantity(
-        "gradients.with_decay.<block>.per_parameter", "1/weight", "Root mean square of g + λθ over the block."
+        "gradients.with_decay.<block>.per_parameter",
+        "nat/weight",
+        "Root mean square of g + λθ over the block.",
     ),
-    Quantity("gradients.with_decay.<block>.relative", "1/weight²", "‖g + λθ‖/‖θ‖ of the block."),
+    Quantity("gradients.with_decay.<block>.relative", "nat/weight²", "‖g + λθ‖/‖θ‖ of the block."),
     Quantity(RATIOS["norm"], "1", "‖g‖ of the head over ‖g‖ of the embedding, without weight decay.", TC),
     Quantity(
         RATIOS["per_parameter"],
@@ -59,12 +61,12 @@ QUANTITIES = (
     Quantity(UPDATES[1], "1", "The same with each update relative to the norm of its block.", TC),
     Quantity(
         "gradients.<block>.norm",
-        "1/weight",
+        "nat/weight",
         "‖g‖ of the block: gradient of the training objective over all training samples, without decay.",
         TC,
     ),
-    Quantity("gradients.<block>.per_parameter", "1/weight", "Root mean square of g over the block."),
-    Quantity("gradients.<block>.relative", "1/weight²", "‖g‖/‖θ‖ of the block."),
+    Quantity("gradients.<block>.per_parameter", "nat/weight", "Root mean square of g over the block."),
+    Quantity("gradients.<block>.relative", "nat/weight²", "‖g‖/‖θ‖ of the block."),
 )
 
 
@@ -145,7 +147,7 @@ def draw_norms(record: Record, figure: Figure) -> None:
     for name, block, colour in _named(record, ""):
         curve(left, record, name, block, colour)
         curve(right, record, f"{name.removesuffix('norm')}relative", block, colour)
-    for axes, label in ((left, "‖g‖ (1/weight)"), (right, "‖g‖/‖θ‖ (1/weight²)")):
+    for axes, label in ((left, "‖g‖ (nat/weight)"), (right, "‖g‖/‖θ‖ (nat/weight²)")):
         axes.set_yscale("log")
         axes.set_ylabel(label)
     left.legend(loc="best")

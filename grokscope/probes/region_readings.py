@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -109,13 +109,13 @@ class SaveReader:
 
         ``brief`` leaves out what has no chance band.
         """
-        pattern, logits = None, None
+        pattern, outputs = None, None
         if self.gated:
             names = (*PATTERN, *CHANGE, *NEARBY, *(AFFINE if self.affine else ()))
             with series.unless_refused(*names):
                 form, z = self.model.gated(params), self.model.combined(params, self.data.inputs)
                 assert isinstance(form, GatedForm)
-                pattern, logits = _open_gates(form, z)
+                pattern, *outputs = _open_gates(form, z)
                 if not brief:
                     series.put("regions.count", index, count_patterns(pattern))
                     series.put("regions.active_fraction", index, active_fraction(pattern))
@@ -124,7 +124,7 @@ class SaveReader:
                 if self.affine:
                     self._maps(series, index, params, form, z, pattern)
         if self.data.labels is not None:
-            self._geometry(series, index, params, logits)
+            self._geometry(series, index, params, outputs)
         return pattern
 
     def _nearby(self, series: SaveSeries, index: int, form: GatedForm, z: Tensor) -> None:
@@ -163,25 +163,32 @@ class SaveReader:
                 gap = rule_gap(mean_active(form, pattern)[self.rule.rows], self.rule.basis)
                 series.put("regions.rule_gap", index, float(gap))
 
-    def _geometry(self, series: SaveSeries, index: int, params: Params, logits: Tensor | None) -> None:
-        labels = self.data.labels
+    def _geometry(
+        self, series: SaveSeries, index: int, params: Params, known: Sequence[Tensor | None] | None
+    ) -> None:
+        """Separation of classes; ``known`` is what the head reads and the logits, where a pass gave them."""
+        labels, count = self.data.labels, self.data.n_classes
         assert labels is not None
+        features, logits = known or (None, None)
         with series.unless_refused(*GEOMETRY):
-            features = self.model.head_input(params, self.data.inputs)
-            outputs = self.model.forward(params, self.data.inputs) if logits is None else logits
-            for name, values in (("", features), (".logits", outputs)):
-                found = class_separation(values, labels, self.data.n_classes)
+            if features is None:
+                features = self.model.head_input(params, self.data.inputs)
+            if logits is None:
+                logits = self.model.forward(params, self.data.inputs)
+            for name, values in (("", features), (".logits", logits)):
+                found = class_separation(values, labels, count)
                 series.put(f"regions.class_separation{name}", index, found.value)
                 series.put(f"regions.class_separation{name}.normalised", index, found.normalised)
-            series.put("regions.simplex_gap", index, simplex_gap(features, labels, self.data.n_classes))
+            series.put("regions.simplex_gap", index, simplex_gap(features, labels, count))
 
 
-def _open_gates(form: GatedForm, z: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Open gates by layer, and the logits of the same pass."""
+def _open_gates(form: GatedForm, z: Tensor) -> tuple[tuple[Tensor, ...], Tensor | None, Tensor]:
+    """Open gates by layer, what the head reads (``None`` where a bypass adds to it), and the logits."""
     pre_activations, logits = gated_forward(form, z)
     if bool(logits.isnan().any()):
         raise ValueError("gates: got pre-activations that are not numbers, expected numbers with a sign")
-    return tuple(pre > 0 for pre in pre_activations), logits
+    read = form.activate(pre_activations[-1]) if form.direct is None else None
+    return tuple(pre > 0 for pre in pre_activations), read, logits
 
 
 def _mean_stable_rank(maps: Tensor) -> float:

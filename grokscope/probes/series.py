@@ -68,11 +68,11 @@ class SaveSeries:
         """Add every series; skip those without a value, and note the steps of single undefined entries."""
         undefined: dict[str, dict[str, object]] = {}
         for name, values in self._values.items():
-            missing = np.isnan(values).reshape(len(values), -1).all(axis=1)
-            reason = self._reasons.get(name, "it has no value")
             if not len(values):
                 record.skip(name, "it compares consecutive saves, and there is one save only")
                 continue
+            missing = np.isnan(values).reshape(len(values), -1).all(axis=1)
+            reason = self._reasons.get(name, "it has no value")
             if missing.all():
                 record.skip(name, reason)
                 continue

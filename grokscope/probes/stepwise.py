@@ -85,16 +85,21 @@ def random_params(model: Model, samples: int, seed: int = 0) -> Iterator[Params]
     block = _block(model, _NULL_BLOCK)
     for start in range(0, samples, block):
         count = min(block, samples - start)
-        params: Params = {}
-        for part in model.parts:
-            shape = (count, *part.shape)
-            if part.kind == "matrix":
-                drawn = torch.randn(shape, generator=generator, dtype=torch.float64)
-                params[part.name] = drawn * shape[-2] ** -0.5
-            else:
-                fill = torch.ones if part.kind == "gain" else torch.zeros
-                params[part.name] = fill(shape, dtype=torch.float64)
-        yield params
+        drawn = [_gaussian(model, generator) for _ in range(count)]
+        yield {name: torch.stack([params[name] for params in drawn]) for name in model.shapes}
+
+
+def _gaussian(model: Model, generator: torch.Generator) -> Params:
+    """One weight set, drawn tensor by tensor, so that the size of a block changes no number."""
+    params: Params = {}
+    for part in model.parts:
+        if part.kind == "matrix":
+            drawn = torch.randn(part.shape, generator=generator, dtype=torch.float64)
+            params[part.name] = drawn * part.shape[-2] ** -0.5
+        else:
+            fill = torch.ones if part.kind == "gain" else torch.zeros
+            params[part.name] = fill(part.shape, dtype=torch.float64)
+    return params
 
 
 def record_null(record: Record, name: str, draws: Tensor) -> None:

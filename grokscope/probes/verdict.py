@@ -24,8 +24,11 @@ def judge(run: Run, record: Record, dense: Mapping[str, Series]) -> None:
     """Give ``record`` its verdict and alerts, from the events and the densest series."""
     state = _state(run, record, dense)
     claims = tuple(_claim(claim) for claim in state.evidence)
-    record.verdict = Verdict(state.state, state.flags, _sentence(run, record, state), claims)
-    record.notes["all_pairs"] = _all_pairs(run, record, dense, state)
+    record.notes["all_pairs"] = all_pairs = _all_pairs(run, record, dense, state)
+    sentence = _sentence(run, record, state)
+    if all_pairs != state.state:
+        sentence += f" Read from all test pairs instead it would be called {all_pairs}."
+    record.verdict = Verdict(state.state, state.flags, sentence, claims)
     record.alerts += _alerts(run, record, state)
 
 
@@ -162,14 +165,15 @@ def _structure(record: Record) -> str:
             word = "frequency carries" if count == 1 else "frequencies carry"
             parts.append(f"{count} {word} 95 % of the embedding's power at the end")
             break
-    for target in ("product", "mean_active", "embedding"):
+    for target in ("product", "embedding", "embedding_a"):
         rank = f"spectra.{target}.effective_rank"
         values = record.get(rank)
         fit = record.events["fit"]
         if values is None or fit.by is None:
             continue
         start = values[min(int(np.searchsorted(record.steps, fit.by)), len(values) - 1)]
-        fell = f"the effective rank of {target.replace('_', ' ')} went from {start:.3g} at the fit to {values[-1]:.3g}"
+        what = "end-to-end map" if target == "product" else target.replace("_", " ")
+        fell = f"the effective rank of the {what} went from {start:.3g} at the fit to {values[-1]:.3g} at the end"
         mine, loss = record.events.get(f"onset.{rank}"), record.events.get("onset.loss.test")
         if mine is not None and loss is not None and mine.by is not None and loss.by is not None:
             if loss.after is not None and mine.by <= loss.after:

@@ -23,7 +23,7 @@ from grokscope.report.tables import share_out
 MOST_ENTRIES = 20_000
 """Entries of the largest array that a page embeds."""
 BUDGET = 640_000
-"""Compressed bytes of measurements, and again of CSV, that a page embeds."""
+"""Characters that measurements may take on a page as JSON, and again as CSV."""
 _PLAIN = 120_000
 """Bytes up to which a file is embedded as it is; a larger one is compressed."""
 
@@ -134,33 +134,37 @@ def _inert(text: str) -> str:
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
-def embed(record: Record, probes: Sequence[Probe], name: str) -> Embedded:
+def embed(record: Record, probes: Sequence[Probe], name: str, room: int = 2 * BUDGET) -> Embedded:
     """The record as links for a page: JSON, and CSV by probe, without the arrays that would not fit.
 
     What is left out is chosen by size alone: every array of more than 20 000 entries, then the largest ones
-    until the rest fits.
+    until the rest fits into its share of ``room``, the characters there are for all links together.
     """
+    share = min(BUDGET, room // 2)
     sizes = {n: _packed(m) for n, m in record.measurements.items()}
     kept = {n for n, m in record.measurements.items() if m.values.size <= MOST_ENTRIES}
+    taken = sum(sizes[n] for n in kept)
     for largest in sorted(kept, key=lambda n: (-sizes[n], n)):
-        if sum(sizes[n] for n in kept) <= BUDGET:
+        if taken <= share:
             break
         kept.discard(largest)
+        taken -= sizes[largest]
     left_out = [n for n in record.measurements if n not in kept]
-    shape = reduced(record, kept).to_json()
+    carried = reduced(record, kept)
+    shape = carried.to_json()
     if left_out:
         shape["left_out"] = left_out
-    files = [_download(f"{slug(name)}.json", "application/json", json.dumps(shape, separators=(",", ":")))]
-    room = BUDGET
-    files_left_out: list[str] = []
-    for filename, text in csv_files(reduced(record, kept), probes).items():
-        made = _download(f"{slug(name)}-{filename}", "text/csv", text)
-        if len(made.href) <= room:
-            files.append(made)
-            room -= len(made.href)
-        else:
-            files_left_out.append(filename)
-    return Embedded(files, left_out, files_left_out)
+    made = [
+        _download(f"{slug(name)}.json", "application/json", json.dumps(shape, separators=(",", ":")), share)
+    ]
+    for filename, text in csv_files(carried, probes).items():
+        made.append(_download(f"{slug(name)}-{filename}", "text/csv", text, share))
+    files: list[Download] = []
+    for link in made:
+        if len(link.href) <= room:
+            files.append(link)
+            room -= len(link.href)
+    return Embedded(files, left_out, [link.filename for link in made if link not in files])
 
 
 def reduced(record: Record, kept: Collection[str]) -> Record:
@@ -182,9 +186,9 @@ def _packed(m: Measurement) -> int:
     return len(zlib.compress(repr(m.values.tolist()).encode(), 6)) * 4 // 3
 
 
-def _download(filename: str, kind: str, text: str) -> Download:
+def _download(filename: str, kind: str, text: str, share: int) -> Download:
     data = text.encode("utf-8", "replace")
-    if len(data) > _PLAIN:
+    if len(data) > min(_PLAIN, share // 6):
         # a fixed time keeps equal records equal; mtime would be the only thing to differ
         data, filename, kind = gzip.compress(data, 9, mtime=0), f"{filename}.gz", "application/gzip"
     return Download(

@@ -12,7 +12,7 @@ import matplotlib
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from grokscope.probes.drawing import BAND, CYCLE, FAINT, INK, finish, new_figure, styled
+from grokscope.probes.drawing import BAND, CYCLE, FAINT, INK, finish, flatten, new_figure, styled
 from grokscope.probes.record import Record
 from grokscope.probes.registry import FigureSpec, Probe
 
@@ -38,6 +38,9 @@ THEME = {
 
 POINTS_PER_REM = 12.0
 """Scale of every figure on the page, so that text has one size in wide and narrow ones; 9 inches fill it."""
+
+MOST_CHARACTERS = 300_000
+"""Length of an SVG beyond which the curves of a figure become pixels; its text stays text."""
 
 _COLOUR = re.compile("|".join(THEME))
 _KEPT = {"svg", "g", "defs", "path", "use", "text", "tspan", "clipPath", "rect", "circle", "image", "line",
@@ -102,14 +105,22 @@ def figure_svg(spec: FigureSpec, record: Record, prefix: str) -> str:
     Equal records give equal text. Ids start with ``prefix``, nothing points outside the element, text is
     text, colours of the drawing style are CSS variables with the light theme's colour as a fallback.
     """
-    written = io.StringIO()
     with styled(), matplotlib.rc_context({"svg.hashsalt": "grokscope", "svg.fonttype": "none"}):
         figure = _drawn(spec, record)
-        with warnings.catch_warnings():
-            # a letter that the font of the layout lacks is drawn by the reader's own fonts
-            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-            FigureCanvasSVG(figure).print_svg(written, metadata={"Date": None, "Creator": None})
-    return _inlined(written.getvalue(), prefix, spec.title, spec.caption)
+        text = _printed(figure)
+        if len(text) > MOST_CHARACTERS:
+            flatten(figure)
+            text = _printed(figure)
+    return _inlined(text, prefix, spec.title, spec.caption)
+
+
+def _printed(figure: Figure) -> str:
+    written = io.StringIO()
+    with warnings.catch_warnings():
+        # a letter that the font of the layout lacks is drawn by the reader's own fonts
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        FigureCanvasSVG(figure).print_svg(written, metadata={"Date": None, "Creator": None})
+    return written.getvalue()
 
 
 def _inlined(text: str, prefix: str, title: str, caption: str) -> str:

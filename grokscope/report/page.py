@@ -35,6 +35,9 @@ from grokscope.report.tables import (
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'none'"
 """The page's Content-Security-Policy: nothing is fetched and nothing runs."""
 
+MOST_BYTES = 1_900_000
+"""Size that a page keeps to by leaving data out of its downloads, never by leaving out a figure or table."""
+
 _TONES = {
     "grokked": "good",
     "generalised without delay": "calm",
@@ -110,35 +113,40 @@ def render_page(
     facts = facts or Facts()
     held, others = share_out(record, probes)
     sections = _sections(record, probes, held, others, strict=strict)
-    embedded = embed(record, probes, record.run)
     config = manifest.get("config")
     verdict = record.verdict or _UNSTATED
     events, further_events = event_tables(record)
     run = shlex.quote(facts.command or record.run)
+    context = {
+        "policy": POLICY,
+        "version": __version__,
+        "style": Markup(_resource("page.css")),
+        "run": record.run,
+        "kicker": _kicker(record, manifest, facts),
+        "verdict": verdict,
+        "tone": _TONES.get(verdict.state, ""),
+        "vitals": vitals(record),
+        "alerts": record.alerts,
+        "claims": claim_rows(record),
+        "events": events,
+        "further_events": further_events,
+        "sections": sections,
+        "recipe": as_toml(config) if isinstance(config, Mapping) and config else "",
+        "provenance": _provenance(record, probes, manifest, facts),
+        "full_command": f"grokscope probe {run} --json FILE",
+        "csv_command": f"grokscope probe {run} --csv DIR",
+        "generated": facts.generated,
+        "left": _LEFT_COLUMNS,
+        "caption_of": lambda table: f"Table of {table.head[0]}",
+    }
+    # the data get the room that figures and tables leave
+    bare = _template().render(context, downloads=[], left_out=[], files_left_out=[])
+    embedded = embed(record, probes, record.run, max(MOST_BYTES - len(bare.encode("utf-8", "replace")), 0))
     return _template().render(
-        policy=POLICY,
-        version=__version__,
-        style=Markup(_resource("page.css")),
-        run=record.run,
-        kicker=_kicker(record, manifest, facts),
-        verdict=verdict,
-        tone=_TONES.get(verdict.state, ""),
-        vitals=vitals(record),
-        alerts=record.alerts,
-        claims=claim_rows(record),
-        events=events,
-        further_events=further_events,
-        sections=sections,
-        recipe=as_toml(config) if isinstance(config, Mapping) and config else "",
-        provenance=_provenance(record, probes, manifest, facts),
+        context,
         downloads=embedded.files,
         left_out=embedded.left_out,
         files_left_out=embedded.files_left_out,
-        full_command=f"grokscope probe {run} --json FILE",
-        csv_command=f"grokscope probe {run} --csv DIR",
-        generated=facts.generated,
-        left=_LEFT_COLUMNS,
-        caption_of=lambda table: f"Table of {table.head[0]}",
     )
 
 

@@ -93,14 +93,18 @@ def process_settings(threads: int, device: torch.device) -> Iterator[None]:
     """Thread count and deterministic kernels for the duration, restored afterwards."""
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(threads)
+    # only where it changes something: setting the flag, to anything, imports torch's compiler (two seconds)
+    changes = device.type == "cuda" and not before[1]
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if changes:
         torch.use_deterministic_algorithms(True)
     try:
         yield
     finally:
         torch.set_num_threads(before[0])
-        torch.use_deterministic_algorithms(before[1])
+        if changes:
+            torch.use_deterministic_algorithms(False)
 
 
 @contextmanager

@@ -98,8 +98,8 @@ def test_other_functions_are_not_rebuilt_as_this_one(their) -> None:
         for name, shape in {"W_x": (7, 4), "W_y": (7, 4), "W": (8, 3), "W_U": (3, 7)}.items()
     }
     assert refused(mlp) == (
-        "tensors W_x (7, 4), W_y (7, 4), W (8, 3), W_U (3, 7): no known dialect, expected transformer-lens ≤3 "
-        "(embed.W_E, …) or bare parameters (embed, …)"
+        "tensors W_x (7, 4), W_y (7, 4), W (8, 3), W_U (3, 7): no known dialect, expected transformer-lens "
+        "≤3 (embed.W_E, …) or bare parameters (embed, …)"
     )
     cases = {
         "W_O is missing": {name: value for name, value in bare.items() if name != "W_O"},

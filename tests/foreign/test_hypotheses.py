@@ -58,8 +58,8 @@ def test_the_activation_comes_from_the_record() -> None:
     assert (found, hypothesis.basis) == ("gelu", "tested")
     found, hypothesis = find_activation(None, {"relu": 1e-6, "gelu": 0.3})
     assert (found, hypothesis.basis) == ("relu", "tested")
-    for errors in ({"relu": 0.3, "gelu": 0.2}, {"relu": None, "gelu": None}, {"relu": 0.0, "gelu": 0.0}):
-        found, hypothesis = find_activation(None, errors)
+    for relu, gelu in ((0.3, 0.2), (None, None), (0.0, 0.0)):
+        found, hypothesis = find_activation(None, {"relu": relu, "gelu": gelu})
         assert (found, hypothesis.basis) == ("relu", "assumed")
 
 

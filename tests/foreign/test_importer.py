@@ -23,6 +23,7 @@ def test_a_trajectory_of_bare_parameters(tmp_path: Path, bare_folder: Path, litt
     result = import_paths([bare_folder], tmp_path / "ws")
     (imported,) = result.runs
     assert imported.path == tmp_path / "ws" / "checkpoints" / "little"
+    assert imported.path is not None
     assert imported.proof
     assert {one.verdict for one in imported.proof} == {"agrees", "one step off"}
 

@@ -20,7 +20,9 @@ def test_against_the_product(depth: int, width: int, random_params, same_gradien
             found = torch.einsum("ij,jk->ik", found, leaves[f"layer.{layer}.W"])
         return found
 
-    same_gradients(params, lambda leaves: model.forward(leaves, inputs), lambda leaves: inputs @ product(leaves))
+    same_gradients(
+        params, lambda leaves: model.forward(leaves, inputs), lambda leaves: inputs @ product(leaves)
+    )
     assert torch.allclose(model.maps(params)["product"].matrix(), product(params).T, atol=1e-12)
     z = model.combined(params, inputs)
     assert torch.allclose(model.from_z(params, z), model.forward(params, inputs), atol=1e-12)
@@ -42,7 +44,12 @@ def test_maps_pass_a_step_axis_through(random_params) -> None:
 def test_what_a_linear_net_has_not(random_params) -> None:
     model = DeepLinear(DeepLinearSettings(), 4, 3)
     params = random_params(model)
-    absent = [model.gated(params), model.forward_grid(params), model.unembedding(params), model.neuron_logit(params)]
+    absent = [
+        model.gated(params),
+        model.forward_grid(params),
+        model.unembedding(params),
+        model.neuron_logit(params),
+    ]
     absent += [model.neuron_inputs(params), model.neuron_grid(params), model.slots(params)]
     assert all(isinstance(part, Absent) and part.reason for part in absent)
     assert model.embeddings(params) == {}

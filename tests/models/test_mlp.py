@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from grokscope.measures.regions import gated_forward
 from grokscope.models import MLP, MLPSettings
 
 P = 6
+CLOSE: dict[str, Any] = {"rtol": 1e-11, "atol": 1e-11}
 GRID = [
     {
         "embedding": embedding,
@@ -41,7 +43,9 @@ def model_of(changes: dict) -> MLP:
     return MLP(MLPSettings(d_embed=3, **changes), P, P)
 
 
-def plain_mlp(settings: MLPSettings, params: dict[str, Tensor], inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
+def plain_mlp(
+    settings: MLPSettings, params: dict[str, Tensor], inputs: Tensor
+) -> tuple[Tensor, list[Tensor]]:
     """Logits (N, C) and the activations of every hidden layer."""
     shared = settings.embedding == "shared"
     first = params["embed.W_E" if shared else "embed_a.W_E"][inputs[:, 0]]
@@ -73,23 +77,26 @@ def test_against_the_plain_mlp(changes: dict, random_params, all_pairs, same_gra
     same_gradients(params, lambda leaves: model.forward_grid(leaves).reshape(P * P, P), oracle)
 
     logits, layers = plain_mlp(model.settings, params, inputs)
-    close = {"rtol": 1e-11, "atol": 1e-11}
     z = model.combined(params, inputs)
     assert z.shape == (P * P, model.z_width)
-    assert torch.allclose(model.from_z(params, z), logits, **close)
+    assert torch.allclose(model.from_z(params, z), logits, **CLOSE)
     pre, gated = gated_forward(model.gated(params), z)
-    assert torch.allclose(gated, logits, **close)
+    assert torch.allclose(gated, logits, **CLOSE)
     assert len(pre) == len(changes["hidden"])
-    assert torch.allclose(model.head_input(params, inputs), layers[-1], **close)
+    assert torch.allclose(model.head_input(params, inputs), layers[-1], **CLOSE)
     bias = params["head.b_U"] if changes["head_bias"] else 0
-    assert torch.allclose(model.head_input(params, inputs) @ model.unembedding(params).mT + bias, logits, **close)
-    assert torch.allclose(model.neuron_grid(params).reshape(P * P, -1), layers[-1], **close)
+    assert torch.allclose(
+        model.head_input(params, inputs) @ model.unembedding(params).mT + bias, logits, **CLOSE
+    )
+    assert torch.allclose(model.neuron_grid(params).reshape(P * P, -1), layers[-1], **CLOSE)
     one_hot = torch.nn.functional.one_hot(inputs + torch.tensor([0, P]), 2 * P).sum(1).double()
-    assert torch.allclose(one_hot @ model.slots(params).mT, z, **close)
+    assert torch.allclose(one_hot @ model.slots(params).mT, z, **CLOSE)
 
 
 @pytest.mark.parametrize("changes", GRID[:24:5], ids=named)
-def test_neuron_inputs_sum_to_the_pre_activation_of_one_layer(changes: dict, random_params, all_pairs) -> None:
+def test_neuron_inputs_sum_to_the_pre_activation_of_one_layer(
+    changes: dict, random_params, all_pairs
+) -> None:
     model, inputs = model_of(changes), all_pairs(P)
     params = random_params(model)
     pre, _ = gated_forward(model.gated(params), model.combined(params, inputs))

@@ -28,13 +28,19 @@ def measured(run) -> Record:
     return record
 
 
+def value(record: Record, name: str) -> np.ndarray:
+    found = record.get(name)
+    assert found is not None, record.absent.get(name, name)
+    return found
+
+
 def test_counts_matrices_and_no_biases(make_run):
     record = measured(make_run(MLP, TASK, [ones(MLP), ones(MLP, -2.0)]))
     sizes = {"embedding": 15, "hidden.1": 24, "head": 20}
     for block, count in sizes.items():
         expected = np.sqrt(count) * np.array([1.0, 2.0])
-        np.testing.assert_allclose(record.get(f"norm.{block}"), expected, rtol=1e-14)
-    np.testing.assert_allclose(record.get("norm.total"), np.sqrt(59) * np.array([1.0, 2.0]), rtol=1e-14)
+        np.testing.assert_allclose(value(record, f"norm.{block}"), expected, rtol=1e-14)
+    np.testing.assert_allclose(value(record, "norm.total"), np.sqrt(59) * np.array([1.0, 2.0]), rtol=1e-14)
     assert set(record.measurements) == {"norm.total", *(f"norm.{block}" for block in sizes)}
 
 
@@ -43,18 +49,18 @@ def test_position_embeddings_count_and_gains_and_two_dimensional_biases_do_not(m
     record = measured(make_run(settings, TASK, [ones(settings)]))
     expected = {"embedding": 24, "position": 12, "attention": 64, "mlp": 48, "head": 20}
     for block, count in expected.items():
-        np.testing.assert_allclose(record.get(f"norm.{block}"), [np.sqrt(count)], rtol=1e-14)
-    np.testing.assert_allclose(record.get("norm.total"), [np.sqrt(sum(expected.values()))], rtol=1e-14)
+        np.testing.assert_allclose(value(record, f"norm.{block}"), [np.sqrt(count)], rtol=1e-14)
+    np.testing.assert_allclose(value(record, "norm.total"), [np.sqrt(sum(expected.values()))], rtol=1e-14)
     assert record.get("norm.norm") is None
 
 
 def test_steps_are_selected_and_blocks_agree_with_one_read(make_run, monkeypatch):
     saves = [ones(MLP, float(value)) for value in range(1, 8)]
     run = make_run(MLP, TASK, saves)
-    whole = measured(run).get("norm.total")
+    whole = value(measured(run), "norm.total")
     monkeypatch.setattr("grokscope.probes.stepwise._BLOCK_BYTES", 1)
-    np.testing.assert_array_equal(measured(run).get("norm.total"), whole)
-    np.testing.assert_array_equal(measured(run.select("20:60:20")).get("norm.total"), whole[[2, 4, 6]])
+    np.testing.assert_array_equal(value(measured(run), "norm.total"), whole)
+    np.testing.assert_array_equal(value(measured(run.select("20:60:20")), "norm.total"), whole[[2, 4, 6]])
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

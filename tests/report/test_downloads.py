@@ -108,5 +108,19 @@ def test_a_large_record_leaves_out_its_largest_arrays_and_says_so(
     assert shape["measurements"][name] == record.to_json()["measurements"][name]
 
 
+def test_a_page_with_little_room_carries_what_fits_and_names_the_rest(
+    record: Record, probes: list[Probe]
+) -> None:
+    for room in (0, 8_000, 30_000):
+        embedded = embed(record, probes, "r", room)
+        assert sum(len(f.href) for f in embedded.files) <= room
+        assert embedded.left_out
+    assert embedded.files[0].filename == "r.json.gz"
+    assert json.loads(unpacked(embedded.files[0]))["left_out"] == embedded.left_out
+    nothing = embed(record, probes, "r", 0)
+    assert nothing.files == []
+    assert "r.json.gz" in nothing.files_left_out
+
+
 def test_equal_records_give_equal_links(make_record: Callable[..., Record], probes: list[Probe]) -> None:
     assert embed(make_record(300), probes, "r") == embed(make_record(300), probes, "r")

@@ -94,7 +94,19 @@ def test_a_figure_whose_data_are_absent_is_left_out(probes: list[Probe], record:
 def test_many_cells_become_one_picture(probes: list[Probe], make_record: Callable[..., Record]) -> None:
     heat = svgs(probes, make_record(300, frequencies=113))[2]
     assert 'href="data:image/png;base64,' in heat
-    assert len(heat) < 150_000
+    assert len(heat) < 200_000
+
+
+def test_too_many_strokes_become_pixels_and_text_stays(record: Record) -> None:
+    def draw(record: Record, figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.plot(np.random.default_rng(0).random(20_000), "o", markersize=1)
+        axes.set_xlabel("many points")
+
+    svg = figure_svg(FigureSpec("t", "c", draw), record, "f")
+    assert len(svg) < 400_000
+    assert "many points" in svg
+    assert svg.count("<use") < 100
 
 
 def test_a_failing_figure_is_told_for_a_plug_in_and_raised_for_our_own(

@@ -78,6 +78,8 @@ def test_the_same_recipe_gives_the_same_arrays_in_another_process(tiny, uninterr
         "from grokscope.trajectory import verify_trajectory\n"
         "run = Path(sys.argv[2]); train(recipe_from(json.loads(sys.argv[1]), 'x'), run, device='cpu')\n"
         "print(verify_trajectory(run / 'trajectory.h5').checksum)\n"
+        # torch's compiler takes longer to import than this takes to train
+        "assert 'torch._dynamo' not in sys.modules\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, json.dumps(tiny().config()), str(tmp_path / "run")],
