@@ -118,15 +118,17 @@ def train(
 @workspace_option
 def import_(paths: tuple[Path, ...], name: str | None, json_out: str | None, workspace: Path) -> None:
     """Read weights that others published, rebuild the function, prove it, and keep it as a run."""
-    from grokscope.foreign import import_paths
+    from grokscope.foreign import describe, import_paths
 
     _settle_process()
     result = import_paths(paths, workspace, _checked_name(name) if name else None)
     say = _sayer(json_out)
     if json_out is not None:
         _write_json(json_out, result.as_json())
-    for line in result.lines():
+    for line in describe(result.as_json()):
         say(line)
+    for run in result.runs:
+        say(f"run      {run.path}")
 
 
 @cli.command()
@@ -135,21 +137,20 @@ def import_(paths: tuple[Path, ...], name: str | None, json_out: str | None, wor
 @workspace_option
 def inspect(path: str, json_out: str | None, workspace: Path) -> None:
     """Say what a run or a file of weights holds."""
+    from grokscope.foreign import describe, inspect_path
+    from grokscope.runs import describe_run, open_run
+
     _settle_process()
     directory = _run_directory(path, workspace)
     if directory is None:
-        from grokscope.foreign import inspect_path
-
-        found = inspect_path(_existing(path, workspace))
-        shape, lines = found.as_json(), found.lines()
+        shape = inspect_path(_existing(path, workspace))
     else:
-        from grokscope.runs import describe_run, open_run
-
-        shape, lines = describe_run(open_run(directory))
+        shape = describe_run(open_run(directory))
     if json_out is not None:
         _write_json(json_out, shape)
-    if json_out != "-":
-        click.echo("\n".join(lines))
+    say = _sayer(json_out)
+    for line in describe(shape):
+        say(line)
 
 
 @cli.command()

@@ -83,10 +83,13 @@ class Run:
         selected = self.rows[rows]
         return {n: torch.from_numpy(self.trajectory.read(n, selected)).to(torch.float64) for n in wanted}
 
-    @property
-    def inputs(self) -> Tensor:
-        """(N, 2) or (N, d): every input of the task."""
-        return self.task.inputs
+    def logits(self, params: Params) -> Tensor:
+        """(N, C) logits (or outputs) of every input of the task, by the broadcast grid where they are one."""
+        if self.task.is_grid:
+            grid = self.model.forward_grid(params)
+            if isinstance(grid, Tensor):
+                return grid.flatten(0, 1)
+        return self.model.forward(params, self.task.inputs)
 
     def select(self, text: str | None) -> Run:
         """The same run at the saves with A ≤ step ≤ B and (step − A) divisible by K, from ``A:B:K``.
@@ -177,37 +180,29 @@ def open_run(path: str | Path) -> Run:
     )
 
 
-def describe_run(run: Run) -> tuple[dict[str, Any], list[str]]:
-    """What a stored run holds: the JSON of ``inspect``, and the same as lines for a reader."""
-    steps, task = run.trajectory.steps, run.task
-    train, total = int(task.train_mask.sum()), task.train_mask.numel()
-    weights = sum(int(np.prod(shape)) for shape in run.model.shapes.values())
+def describe_run(run: Run) -> dict[str, Any]:
+    """What a stored run holds, in the shape of ``inspect --json``."""
+    steps, task, card = run.trajectory.steps, run.task, dict(run.manifest.get("card", {}))
+    hypotheses, split = card.pop("hypotheses", []), card.pop("split", {})
     recognised = {
+        **card,
         "kind": run.manifest.get("kind"),
         "task": task.description or task.name,
         "family": run.model.family,
-        "parameters": weights,
+        "parameters": sum(int(np.prod(shape)) for shape in run.model.shapes.values()),
         "tensors": {name: list(shape) for name, shape in run.model.shapes.items()},
         "dtype": str(run.dtype).removeprefix("torch."),
-        "saves": len(steps),
-        "steps": [int(steps[0]), int(steps[-1])],
+        "steps": [int(step) for step in steps],
         "scalars": sorted(name for name in run.scalars if name != "step"),
         "checksum": run.trajectory.checksum(),
     }
+    sizes = {"n_train": int(task.train_mask.sum()), "n": task.train_mask.numel()}
     entry = {
         "name": run.name,
         "recognised": recognised,
-        "hypotheses": run.manifest.get("hypotheses", []),
+        "hypotheses": hypotheses,
         "proof": run.manifest.get("proof", []),
-        "split": {"train": train, "total": total, "origin": run.manifest.get("split_origin", "stored")},
+        "split": {"source": "stored", **split, **sizes},
         "audit": run.manifest.get("audit", []),
     }
-    lines = [
-        f"{run.name}: {recognised['task']}, {run.model.family}, {weights} parameters in {recognised['dtype']}",
-        f"saves    {len(steps)}, from step {steps[0]} to {steps[-1]}",
-        f"split    {train} of {total} in training",
-        f"scalars  {', '.join(recognised['scalars']) or 'none'}",
-        *(f"tensor   {name} {tuple(shape)}" for name, shape in run.model.shapes.items()),
-        f"content  sha256 {recognised['checksum']}",
-    ]
-    return {"runs": [entry], "skipped": []}, lines
+    return {"runs": [entry], "skipped": []}

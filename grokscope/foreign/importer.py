@@ -36,7 +36,13 @@ from grokscope.foreign.split import Split, find_split
 from grokscope.models import Params, Transformer, as_float64
 from grokscope.models.anatomy import Activation
 from grokscope.tasks import ModularSettings, Task, modular_task, pack_mask
-from grokscope.trajectory import TrajectoryWriter, settings_dict, write_manifest
+from grokscope.trajectory import (
+    MANIFEST_NAME,
+    TrajectoryWriter,
+    read_manifest,
+    settings_dict,
+    write_manifest,
+)
 
 RUNS_FOLDER = "checkpoints"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=,@-]{0,199}")
@@ -138,6 +144,30 @@ def import_paths(paths: Sequence[Path], workspace: Path, name: str | None = None
                 f"importing {paths[0]}: {home / run.name} exists, expected a new name; choose one with --name"
             )
     return ImportResult(tuple(_store(run, home) for run in result.runs), result.skipped)
+
+
+def import_or_reuse(path: Path, workspace: Path) -> Path:
+    """The directory of the one run in ``path``, imported now or already there from the same files.
+
+    Raises:
+        GrokscopeError: as :func:`import_paths`; or several runs in ``path``, of which one must be chosen.
+    """
+    result = _understand([path], None)
+    if len(result.runs) > 1:
+        names = ", ".join(run.name for run in result.runs)
+        raise GrokscopeError(
+            f"opening {path}: it holds {len(result.runs)} runs ({names}), expected one; import them first"
+        )
+    if result.runs:
+        run = result.runs[0]
+        target = workspace / RUNS_FOLDER / run.name
+        if (target / MANIFEST_NAME).is_file():
+            stored = read_manifest(target).get("provenance", {}).get("sources", {})
+            if set(stored.values()) == set(_sources(run.source).values()):
+                return target
+    stored_as = import_paths([path], workspace).runs[0].path
+    assert stored_as is not None
+    return stored_as
 
 
 def inspect_path(path: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import matplotlib
 import numpy as np
 from cycler import cycler
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.mathtext import MathTextParser
 from matplotlib.text import Text
@@ -20,8 +21,8 @@ from matplotlib.ticker import (
     FuncFormatter,
     LogFormatter,
     LogLocator,
+    MaxNLocator,
     NullLocator,
-    SymmetricalLogLocator,
 )
 
 from grokscope.probes.record import Record
@@ -192,19 +193,44 @@ def thin(count: int) -> np.ndarray:
 
 
 class PowerLabel(Formatter):
-    """Labels of a logarithmic axis as plain text, 10⁻³, which every font can draw."""
+    """Labels of a logarithmic axis as plain text, 10⁻³, which every font can draw; 1, 2 and 5 in a decade."""
 
     def __call__(self, x: float, pos: int | None = None) -> str:
         if x == 0:
             return "0"
-        power = np.log10(abs(x))
-        nearest = round(power)
-        if abs(power - nearest) > 1e-9:
+        power = int(np.floor(np.log10(abs(x)) + 1e-9))
+        mantissa = abs(x) / 10.0**power
+        if abs(mantissa - round(mantissa)) > 1e-6:
             return ""
         sign = "−" if x < 0 else ""
-        if -2 <= nearest <= 3:
-            return f"{sign}{10.0**nearest:g}"
-        return f"{sign}10" + str(nearest).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+        if -3 < power <= 3:
+            return f"{sign}{round(mantissa) * 10.0**power:g}"
+        leading = "" if round(mantissa) == 1 else f"{round(mantissa)}×"
+        return f"{sign}{leading}10" + str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+def _label_logarithm(axis: Axis) -> None:
+    """Ticks at the powers of ten, at 1, 2 and 5 where those are few, at every digit where these are too."""
+    low, high = sorted(float(v) for v in axis.get_view_interval())
+    if axis.get_scale() != "log" or low <= 0:
+        axis.set_major_formatter(PowerLabel())
+        axis.set_minor_locator(NullLocator())
+        return
+    exponents = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+
+    def count(digits: Sequence[int]) -> int:
+        return sum(low <= d * 10.0**n <= high for d in digits for n in exponents)
+
+    for digits in ((1,), (1, 2, 5), range(1, 10)):
+        if count(digits) >= 3:
+            if len(digits) > 1:
+                axis.set_major_locator(LogLocator(subs=list(digits), numticks=99))
+            axis.set_major_formatter(PowerLabel())
+            axis.set_minor_locator(NullLocator())
+            return
+    axis.set_major_locator(MaxNLocator(4))  # less than a third of a decade
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
 
 
 def _is_mathematics(text: str) -> bool:
@@ -236,12 +262,7 @@ def finish(figure: Figure) -> None:
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
             if isinstance(axis.get_major_formatter(), LogFormatter):
-                axis.set_major_formatter(PowerLabel())
-            if isinstance(axis.get_major_locator(), LogLocator | SymmetricalLogLocator):
-                low, high = sorted(abs(v) or 1.0 for v in axis.get_view_interval())
-                # under one decade there may be no power of ten to label: the minor ticks then speak
-                if high / low >= 10:
-                    axis.set_minor_locator(NullLocator())
+                _label_logarithm(axis)
         for collection in axes.collections:
             cells = collection.get_array()
             if len(collection.get_paths()) > 400 or (cells is not None and np.size(cells) > 400):

@@ -124,7 +124,7 @@ def _classification(run: Run, record: Record) -> None:
     masks = subsets(task)
     squared = run.config.get("train", {}).get("loss") == "squared"
     for _, params in run.each():
-        logits = run.model.forward(params, task.inputs)
+        logits = run.logits(params)
         if squared:
             onehot = torch.nn.functional.one_hot(task.targets, task.n_classes)
             losses = 0.5 * (logits - onehot).square().sum(-1)

@@ -107,7 +107,7 @@ def spectra(run: Run, record: Record, *, null_samples: int = 32) -> None:
     Args:
         null_samples: random weight sets behind the chance bands.
     """
-    inputs = run.inputs if run.task.n_tokens is None else run.inputs[run.task.train_mask]
+    inputs = run.task.inputs if run.task.n_tokens is None else run.task.inputs[run.task.train_mask]
     # chance needs no more samples than that: means over gates settle quickly
     some = inputs[:: max(1, len(inputs) // _NULL_INPUTS)]
     null = random_params(run.model, null_samples)

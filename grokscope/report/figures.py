@@ -166,6 +166,8 @@ def _clean(element: ElementTree.Element, names: dict[str, str]) -> None:
     target = element.attrib.pop(_HREF, None)
     for key, value in list(element.attrib.items()):
         if key == "id":
+            if value.startswith("legend"):
+                element.set("class", "legend")  # its texts have no room to grow
             if value in names:
                 element.set("id", names[value])
             else:

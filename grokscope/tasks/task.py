@@ -93,6 +93,11 @@ class Task:
     description: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def is_grid(self) -> bool:
+        """Whether the inputs are every operand pair, in the order a·p + b."""
+        return self.n_tokens is not None and len(self.inputs) == self.n_tokens**2
+
     def with_split(self, train_mask: Tensor) -> Task:
         """The same problem under another train split (same shape as ``train_mask``)."""
         if train_mask.shape != self.train_mask.shape:

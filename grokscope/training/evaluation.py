@@ -76,7 +76,7 @@ class Evaluator:
     def __call__(self, params: Params) -> dict[str, float]:
         if self.task.kind == "regression":
             return self._regression(params)
-        logits = self.model.forward(params, self.inputs)
+        logits = self._logits(params)
         right = correct(logits, self.targets).double()
         if self.settings.loss == "cross-entropy":
             losses = cross_entropy(logits, self.targets)
@@ -86,6 +86,11 @@ class Evaluator:
         found |= {f"accuracy.{s}": right[mask].mean() for s, mask in self.masks.items()}
         # one transfer from the device instead of one a number
         return dict(zip(found, torch.stack(list(found.values())).tolist(), strict=True))
+
+    def _logits(self, params: Params) -> Tensor:
+        # broadcasting over the grid skips the gathers that the training batch needs
+        grid = self.model.forward_grid(params) if self.task.is_grid else None
+        return grid.flatten(0, 1) if isinstance(grid, Tensor) else self.model.forward(params, self.inputs)
 
     def _regression(self, params: Params) -> dict[str, float]:
         dtype = next(iter(params.values())).dtype

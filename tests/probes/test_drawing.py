@@ -43,7 +43,17 @@ def test_steps_are_labelled_shortly(value: float, label: str) -> None:
 
 @pytest.mark.parametrize(
     ("value", "label"),
-    [(0.0, "0"), (1.0, "1"), (1000.0, "1000"), (1e-6, "10⁻⁶"), (-1e5, "−10⁵"), (0.01, "0.01"), (3.0, "")],
+    [
+        (0.0, "0"),
+        (1.0, "1"),
+        (1000.0, "1000"),
+        (1e-6, "10⁻⁶"),
+        (-1e5, "−10⁵"),
+        (0.01, "0.01"),
+        (2e-5, "2×10⁻⁵"),
+        (0.5, "0.5"),
+        (1.5, ""),
+    ],
 )
 def test_powers_are_plain_text(value: float, label: str) -> None:
     assert PowerLabel()(value) == label
@@ -125,3 +135,25 @@ def test_finishing_labels_logarithms_in_plain_text_and_keeps_bad_mathematics_as_
     assert not axes.xaxis.label.get_parse_math()
     assert "\x07" not in axes.get_xlabel()
     assert axes.collections[0].get_rasterized()
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "labels"),
+    [
+        (1e-6, 1e3, ["10⁻⁶", "10⁻⁴", "0.01", "1", "100"]),
+        (0.015, 0.13, ["0.02", "0.05", "0.1"]),
+        (0.31, 0.72, ["0.4", "0.5", "0.6", "0.7"]),
+        (2.0e-5, 4.2e-5, ["2×10⁻⁵", "3×10⁻⁵", "4×10⁻⁵"]),
+        (1.01, 1.09, ["1.025", "1.05", "1.075"]),
+    ],
+)
+def test_a_logarithmic_axis_of_any_span_has_labels(low: float, high: float, labels: list[str]) -> None:
+    with styled():
+        figure = new_figure((4, 4))
+        axes = figure.subplots()
+        axes.set_yscale("log")
+        axes.set_ylim(low, high)
+        finish(figure)
+        figure.canvas.draw()
+        shown = zip(axes.get_yticks(), axes.get_yticklabels(), strict=True)
+        assert [text.get_text() for value, text in shown if low <= value <= high] == labels

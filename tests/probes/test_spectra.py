@@ -177,7 +177,7 @@ def test_masked_maps_are_means_of_the_jacobians(make_run, hidden, combine):
     params["hidden.1.b"] = torch.linspace(-1, 1, hidden[0], dtype=F64)
     run = make_run(settings, ModularSettings(p=p), [params])
     record = measured(run)
-    inputs = run.inputs[run.task.train_mask]
+    inputs = run.task.inputs[run.task.train_mask]
     z = run.model.combined(params, inputs)
     jacobians = torch.stack(
         [torch.autograd.functional.jacobian(lambda x: run.model.from_z(params, x[None])[0], row) for row in z]
