@@ -31,7 +31,9 @@ class NotebookTransformer(nn.Module):
     def __init__(self, params: Params, p: int) -> None:
         super().__init__()
         self.p = p
-        self.weights = nn.ParameterDict({k.replace(".", "/"): nn.Parameter(v.clone()) for k, v in params.items()})
+        self.weights = nn.ParameterDict(
+            {k.replace(".", "/"): nn.Parameter(v.clone()) for k, v in params.items()}
+        )
 
     def forward(self, pairs: Tensor) -> Tensor:
         w = {name.replace("/", "."): value for name, value in self.weights.items()}
@@ -52,7 +54,9 @@ class NotebookMLP(nn.Module):
 
     def __init__(self, params: Params) -> None:
         super().__init__()
-        self.weights = nn.ParameterDict({k.replace(".", "/"): nn.Parameter(v.clone()) for k, v in params.items()})
+        self.weights = nn.ParameterDict(
+            {k.replace(".", "/"): nn.Parameter(v.clone()) for k, v in params.items()}
+        )
 
     def forward(self, pairs: Tensor) -> Tensor:
         w = {name.replace("/", "."): value for name, value in self.weights.items()}
@@ -96,7 +100,9 @@ def ours(model: Model, params: Params, task: Task) -> Callable[[], float]:
     return step
 
 
-def compare(name: str, model: Model, task: Task, build: Callable[[Params], nn.Module], args: argparse.Namespace) -> None:
+def compare(
+    name: str, model: Model, task: Task, build: Callable[[Params], nn.Module], args: argparse.Namespace
+) -> None:
     """Check that both sides compute the same, then time them alternately."""
     exact = model.init(random_stream(0, "benchmark"), torch.float64)
     left, right = notebook(build(exact), task), ours(model, exact, task)

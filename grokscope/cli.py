@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -276,7 +276,8 @@ def _train(recipe: Recipe, directory: Path, *, device: str, resume: bool) -> Non
 
     from grokscope.training import train as train_run
 
-    with tqdm(total=recipe.train.steps, unit="step", desc=directory.name, mininterval=0.2) as bar:
+    # the delay keeps what fails before the first step to its one line
+    with tqdm(total=recipe.train.steps, unit="step", desc=directory.name, mininterval=0.2, delay=1e-6) as bar:
 
         def show(step: int, scalars: Mapping[str, float]) -> None:
             bar.update(step - bar.n)
@@ -300,7 +301,7 @@ def _measure(run: Run, **choice: Any) -> Record:
 
     from grokscope.probes.cache import measure_run
 
-    bar = tqdm(desc="probing", unit="probe", leave=False, mininterval=0)
+    bar = tqdm(desc="probing", unit="probe", leave=False, mininterval=0, delay=1e-6)
 
     def show(name: str, position: int, total: int) -> None:
         bar.total = total
@@ -337,7 +338,7 @@ def _existing(given: str, workspace: Path) -> Path:
     return Path(given)
 
 
-def _missing_run(given: str, workspace: Path) -> Any:
+def _missing_run(given: str, workspace: Path) -> NoReturn:
     folder = workspace / "checkpoints"
     known = sorted(p.parent.name for p in folder.glob("*/run.json"))
     listed = f"one of {', '.join(known[:8])}" if known else f"a run in {folder}"
@@ -404,6 +405,12 @@ def main() -> None:
         _fail(error.format_message())
     except (KeyboardInterrupt, click.Abort):
         _fail("interrupted: what was committed is kept")
+    except (MemoryError, RuntimeError) as error:
+        # torch raises a RuntimeError for memory, of the machine or of the GPU
+        said = (str(error).splitlines() or [""])[0]
+        if not isinstance(error, MemoryError) and not re.search(r"allocate memory|out of memory", said):
+            raise
+        _fail(f"out of memory, expected a problem that fits this machine: {said or 'the allocation failed'}")
     except BrokenPipeError:
         # the reader of a pipe went away; nothing is left to say, and Python must not try at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

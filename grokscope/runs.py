@@ -112,7 +112,9 @@ class Run:
             if stride < 1:
                 raise ValueError
         except ValueError:
-            raise GrokscopeError(f"selecting steps: --steps was {text!r}, expected A:B:K in whole numbers") from None
+            raise GrokscopeError(
+                f"selecting steps: --steps was {text!r}, expected A:B:K in whole numbers"
+            ) from None
         keep = (steps >= first) & (steps <= last) & ((steps - first) % stride == 0)
         if not keep.any():
             raise GrokscopeError(
@@ -128,21 +130,33 @@ def build_from_config(config: Mapping[str, Any], where: str) -> tuple[Task, Mode
     Raises:
         GrokscopeError: an unknown task or family, an unknown field, or values that do not fit.
     """
-    task_table, model_table = dict(config.get("task", {})), dict(config.get("model", {}))
+    task_table, model_table = _table(config, "task", where), _table(config, "model", where)
+    seed = config.get("seed", 0)
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
+        raise GrokscopeError(f"reading {where}: seed is {seed!r}, expected a whole number of at least 0")
     task_class = _choose(TASK_SETTINGS, task_table.get("name"), "task.name", where)
     model_class = _choose(MODEL_SETTINGS, model_table.get("family"), "model.family", where)
     task_settings = read_settings(task_class, task_table, f"{where}: task")
     model_settings = read_settings(model_class, model_table, f"{where}: model")
-    task = build_task(task_settings, int(config.get("seed", 0)))
+    task = build_task(task_settings, seed)
     n_inputs = None if task.n_tokens is not None else task.inputs.shape[1]
     model = build_model(model_settings, n_tokens=task.n_tokens, n_inputs=n_inputs, n_classes=task.n_classes)
     return task, model
 
 
+def _table(mapping: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:
+    found = mapping.get(name, {})
+    if not isinstance(found, Mapping):
+        raise GrokscopeError(f"reading {where}: {name} is {found!r}, expected a table")
+    return found
+
+
 def _choose(table: Mapping[str, type], name: object, field: str, where: str) -> type:
     if not isinstance(name, str) or name not in table:
         hint = nearest(name, table) if isinstance(name, str) else ""
-        raise GrokscopeError(f"reading {where}: {field} is {name!r}, expected one of {', '.join(table)}{hint}")
+        raise GrokscopeError(
+            f"reading {where}: {field} is {name!r}, expected one of {', '.join(table)}{hint}"
+        )
     return table[name]
 
 
@@ -156,7 +170,7 @@ def open_run(path: str | Path) -> Run:
     path = Path(path)
     manifest = read_manifest(path)
     where = str(path / "run.json")
-    task, model = build_from_config(manifest.get("config", {}), where)
+    task, model = build_from_config(_table(manifest, "config", where), where)
     if "split" in manifest:
         task = task.with_split(unpack_mask(manifest["split"]))
     trajectory = Trajectory(path / "trajectory.h5")

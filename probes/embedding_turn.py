@@ -1,6 +1,6 @@
 """A worked plug-in probe: how far does the embedding turn between two saves?
 
-    grokscope report quickstart-s0 --plugin probes/embedding_turn.py
+grokscope report quickstart-s0 --plugin probes/embedding_turn.py
 """
 
 from matplotlib.figure import Figure
@@ -14,7 +14,9 @@ from grokscope.runs import Run
     "embedding_turn",
     title="Turning of the embedding",
     question="When does the embedding change direction rather than length?",
-    quantities=[Quantity("embedding_turn.cosine", "1", "Cosine between the embeddings of consecutive saves.")],
+    quantities=[
+        Quantity("embedding_turn.cosine", "1", "Cosine between the embeddings of consecutive saves.")
+    ],
     caveat="The saves are not equally spaced, so compare neighbours, not distant steps.",
 )
 def embedding_turn(run: Run, record: Record) -> None:

@@ -148,9 +148,7 @@ def activate(name: Activation, x: Tensor) -> Tensor:
     return torch.relu(x) if name == "relu" else torch.nn.functional.gelu(x)
 
 
-def draw(
-    generator: torch.Generator, shape: tuple[int, ...], std: float, dtype: torch.dtype
-) -> Tensor:
+def draw(generator: torch.Generator, shape: tuple[int, ...], std: float, dtype: torch.dtype) -> Tensor:
     """A Gaussian tensor drawn in float64 on the CPU, rounded to ``dtype``."""
     return (torch.randn(shape, generator=generator, dtype=torch.float64) * std).to(dtype)
 

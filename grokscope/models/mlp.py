@@ -179,5 +179,3 @@ class MLP(Model):
         found["unembedding"] = MapView((self.unembedding(params),))
         found["neuron_logit"] = MapView((self.neuron_logit(params),), "the same matrix as the unembedding")
         return found
-
-

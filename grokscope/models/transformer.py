@@ -203,7 +203,9 @@ class Transformer(Model):
         offset_in, offset_out = residual @ w_in, residual @ w_u
         if self.settings.biases:
             offset_in = offset_in + params["blocks.0.mlp.b_in"]
-            offset_out = offset_out + params["blocks.0.mlp.b_out"] @ w_u + params["unembed.b_U"][: self.n_classes]
+            offset_out = (
+                offset_out + params["blocks.0.mlp.b_out"] @ w_u + params["unembed.b_U"][: self.n_classes]
+            )
         hidden = activate(self.settings.activation, mixed @ (w_o @ w_in) + offset_in)
         return mixed @ (w_o @ w_u) + hidden @ (w_out @ w_u) + offset_out
 
@@ -219,19 +221,26 @@ class Transformer(Model):
     def head_input(self, params: Params, inputs: Tensor) -> Tensor:
         return self._final(params, self.combined(params, inputs))
 
-    def _pre_grid(self, params: Params) -> Tensor:
-        return self._neurons(params, self._attended(params, *self._mix(params, torch.empty(0), None)))
+    def _attended_grid(self, params: Params) -> Tensor:
+        """(p, p, d): the post-attention residual of every operand pair."""
+        return self._attended(params, *self._mix(params, torch.empty(0), None))
 
     def neuron_grid(self, params: Params) -> Tensor:
-        return activate(self.settings.activation, self._pre_grid(params))
+        return activate(self.settings.activation, self._neurons(params, self._attended_grid(params)))
 
     def neuron_inputs(self, params: Params) -> tuple[Tensor, Tensor]:
-        pre = self._pre_grid(params)
-        return pre.mean(dim=1), pre.mean(dim=0)
+        grid = self._attended_grid(params)
+        if self.settings.layer_norm:
+            pre = self._neurons(params, grid)
+            return pre.mean(dim=1), pre.mean(dim=0)
+        # the pre-activation is affine in the residual, so the mean may be taken in the narrower space
+        return self._neurons(params, grid.mean(dim=1)), self._neurons(params, grid.mean(dim=0))
 
     def gated(self, params: Params) -> GatedForm | Absent:
         if self.settings.layer_norm:
-            return Absent("LayerNorm stands between the residual stream and the logits, which are not affine in it")
+            return Absent(
+                "LayerNorm stands between the residual stream and the logits, which are not affine in it"
+            )
         w_out, w_u, bias = params["blocks.0.mlp.W_out"], self._unembed(params), self._head_bias(params)
         if bias is not None:
             bias = bias + params["blocks.0.mlp.b_out"] @ w_u
@@ -256,7 +265,9 @@ class Transformer(Model):
     def maps(self, params: Params) -> dict[str, MapView]:
         embedding, unembed = self.embeddings(params)["embedding"], self._unembed(params)
         attend_in, attend_out, final, note = embedding, unembed, unembed, ""
-        query_in = (params["embed.W_E"][..., self.n_tokens, :] + params["pos_embed.W_pos"][..., 2, :])[..., None, :]
+        query_in = (params["embed.W_E"][..., self.n_tokens, :] + params["pos_embed.W_pos"][..., 2, :])[
+            ..., None, :
+        ]
         if self.settings.layer_norm:
             note = "gain folded, not exact"
             first, last = params["blocks.0.ln1.w"][..., None, :], params["ln_final.w"][..., :, None]

@@ -46,7 +46,9 @@ QUANTITIES = (
         TC,
     ),
     Quantity("clocks.classifier.time", "Σ lr", "T_cls(ε) on the clock of summed learning rates.", TC),
-    Quantity("clocks.classifier.logarithmic", "step", "Line of T_cls on log(1/ε): slope, 95 % interval, R².", TC),
+    Quantity(
+        "clocks.classifier.logarithmic", "step", "Line of T_cls on log(1/ε): slope, 95 % interval, R².", TC
+    ),
     Quantity("clocks.classifier.power", "1", "Line of log T_cls on log(1/ε): slope, 95 % interval, R².", TC),
     Quantity(
         "clocks.representation.<gap>",
@@ -111,7 +113,9 @@ Series = tuple[NDArray[np.int64], NDArray[np.float64]]
 def dense_series(run: Run, record: Record) -> dict[str, Series]:
     """Every loss and accuracy at the densest steps there are: the training log, else the saves."""
     scalars = run.scalars
-    names = {n for n in (*record.names(), *scalars) if n.split(".")[0] in ("loss", "accuracy", "error", "time")}
+    names = {
+        n for n in (*record.names(), *scalars) if n.split(".")[0] in ("loss", "accuracy", "error", "time")
+    }
     found: dict[str, Series] = {}
     for name in sorted(names):
         if name in scalars:
@@ -158,15 +162,17 @@ def _structural_events(run: Run, record: Record) -> None:
     rank_factor = run.task.levels.rank_factor
     product = record.get("spectra.product.effective_rank")
     if rank_factor is not None and run.task.rank is not None and product is not None:
-        record.events["rank_reached"] = first_hold(record.steps, product, rank_factor * run.task.rank, "below", Q)
+        record.events["rank_reached"] = first_hold(
+            record.steps, product, rank_factor * run.task.rank, "below", Q
+        )
     if fit is None or fit.by is None:
         record.notes["no_structural_events"] = "the run never held its training level"
         return
     reasons: dict[str, str] = {}
-    for name in structural_names(record):
-        values = record.measurements[name].values.astype(np.float64)
-        if np.isinf(values).any():
+    for name in ("loss.test", *structural_names(record)):
+        if record.get(name) is None:
             continue
+        values = record.measurements[name].values.astype(np.float64)
         kind = "rise" if name.endswith("gini") else "half_fall"
         change = half_fall(record.steps, values, fit.by, _band(record, name), Q)
         if change.crossing is not None and (change.direction == "above") == (kind == "rise"):
@@ -287,7 +293,11 @@ def structural_gaps(record: Record) -> dict[str, Series]:
     for target in ("product", "mean_active", "neuron_logit", "embedding"):
         for suffix in GAPS:
             values = record.get(f"spectra.{target}.{suffix}")
-            if values is not None and np.isfinite(values).all() and target not in {n.split(".")[1] for n in gaps}:
+            if (
+                values is not None
+                and np.isfinite(values).all()
+                and target not in {n.split(".")[1] for n in gaps}
+            ):
                 final = final_median(values)
                 assert final is not None
                 gaps[f"{suffix}.{target}"] = (record.steps, np.maximum(values - final, 0.0))
@@ -331,7 +341,11 @@ def _growth(record: Record, dense: Mapping[str, Series]) -> None:
     else:
         growth = laws.gap_growth(record.steps, margins, Q)
         _line(record, "clocks.gap_growth", growth.line, growth.reason)
-        record.notes["gap_growth"] = {"window": growth.window, "to_end": growth.to_end, "reason": growth.reason}
+        record.notes["gap_growth"] = {
+            "window": growth.window,
+            "to_end": growth.to_end,
+            "reason": growth.reason,
+        }
     if fit is None or fit.by is None or "loss.train" not in dense:
         record.skip("clocks.tail_contraction", "the run never held its training level")
     else:
@@ -355,11 +369,17 @@ def _tail(record: Record, dense: Mapping[str, Series], grok: Crossing | None) ->
     steps, values = dense["loss.test"]
     late = np.flatnonzero((steps >= grok.by) & (values > 0))
     if len(late) < FEWEST_POINTS:
-        record.skip("clocks.tail", f"{len(late)} evaluations after grokking, at least {FEWEST_POINTS} are needed")
+        record.skip(
+            "clocks.tail", f"{len(late)} evaluations after grokking, at least {FEWEST_POINTS} are needed"
+        )
         return
     late = late[np.unique(np.linspace(0, len(late) - 1, min(len(late), 60)).round().astype(int))]
     fit = tail_fit(steps[late], values[late])
-    ratio = fit.power.prediction_error / fit.exponential.prediction_error if fit.exponential.prediction_error else np.nan
+    ratio = (
+        fit.power.prediction_error / fit.exponential.prediction_error
+        if fit.exponential.prediction_error
+        else np.nan
+    )
     parts = (fit.power.beta, fit.power.low, fit.power.high, ratio)
     record.coordinate("tail", ["beta", "low", "high", "prediction_error_ratio"])
     record.add("clocks.tail", np.array([np.nan if p is None else p for p in parts]), ("tail",))
@@ -401,7 +421,11 @@ def draw_events(record: Record, figure: Figure) -> None:
 
 def readable(event: str) -> str:
     """An event's name as a reader would say it."""
-    for prefix, words in (("half_fall.", "half-fall of "), ("rise.", "half-rise of "), ("onset.", "onset of ")):
+    for prefix, words in (
+        ("half_fall.", "half-fall of "),
+        ("rise.", "half-rise of "),
+        ("onset.", "onset of "),
+    ):
         if event.startswith(prefix):
             rest = event.removeprefix(prefix).removeprefix("spectra.").removeprefix("fourier.")
             return words + rest.replace("_", " ").replace(".", ": ")

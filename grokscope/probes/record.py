@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 from torch import Tensor
 
-from grokscope.errors import GrokscopeError
+from grokscope.errors import GrokscopeError, nearest
 from grokscope.measures.crossings import Crossing
 
 SCHEMA = 1
@@ -148,6 +148,15 @@ class Record:
         found = self.measurements.get(name)
         return None if found is None else found.values
 
+    def __getitem__(self, name: str) -> np.ndarray:
+        """The values of ``name``; :class:`GrokscopeError` with the reason where it was not measured."""
+        found = self.measurements.get(name)
+        if found is not None:
+            return found.values
+        why = self.absent.get(name)
+        reason = f"absent: {why}" if why else f"not measured{nearest(name, self.measurements)}"
+        raise GrokscopeError(f"reading {name!r} of {self.run}: it is {reason}")
+
     def names(self, prefix: str = "") -> list[str]:
         """Names measured, in order, under a dotted prefix."""
         return [n for n in self.measurements if not prefix or n == prefix or n.startswith(prefix + ".")]
@@ -194,6 +203,7 @@ class Record:
             "coordinates": self.coordinates,
             "verdict": None if self.verdict is None else asdict(self.verdict),
             "probes": self.probes,
+            "order": list(self.measurements),
         }
         try:
             with h5py.File(temporary, "w", libver=("v108", "v108"), locking=False) as file:
@@ -222,9 +232,8 @@ def load_record(path: Path, key: Mapping[str, Any]) -> Record | None:
                 return None
             state = json.loads(_text(file["state"]))
             record = Record(str(file.attrs["run"]), np.asarray(file["steps"][...]))  # pyright: ignore
-            group = file.get("measurements", {})
-            for name in group:  # pyright: ignore
-                data = group[name]  # pyright: ignore
+            for name in state["order"]:
+                data: Any = file[f"measurements/{name}"]
                 quantity = Quantity(**json.loads(data.attrs["quantity"]))
                 dims = tuple(json.loads(data.attrs["dims"]))
                 record.measurements[name] = Measurement(np.asarray(data[...]), dims, quantity)

@@ -150,7 +150,9 @@ def load_plugin(path: str | Path) -> list[str]:
     before = set(_PROBES)
     spec = importlib.util.spec_from_file_location(module_name, path)
     if spec is None or spec.loader is None:
-        raise GrokscopeError(f"loading a plug-in probe: {path} cannot be loaded, expected a Python file (.py)")
+        raise GrokscopeError(
+            f"loading a plug-in probe: {path} cannot be loaded, expected a Python file (.py)"
+        )
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)

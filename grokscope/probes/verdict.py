@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from grokscope.measures.crossings import Crossing, delay
 from grokscope.measures import states
+from grokscope.measures.crossings import Crossing, delay
 from grokscope.measures.states import State, StateInputs, Thresholds, run_state
 from grokscope.probes.record import Alert, Claim, Record, Verdict
 from grokscope.runs import Run
@@ -25,7 +25,7 @@ def judge(run: Run, record: Record, dense: Mapping[str, Series]) -> None:
     state = _state(run, record, dense)
     claims = tuple(_claim(claim) for claim in state.evidence)
     record.notes["all_pairs"] = all_pairs = _all_pairs(run, record, dense, state)
-    sentence = _sentence(run, record, state)
+    sentence = _sentence(run, record, dense, state)
     if all_pairs != state.state:
         sentence += f" Read from all test pairs instead it would be called {all_pairs}."
     record.verdict = Verdict(state.state, state.flags, sentence, claims)
@@ -81,6 +81,8 @@ def _state(run: Run, record: Record, dense: Mapping[str, Series]) -> State:
     inputs = _inputs(run, record, dense, *_counted(record))
     if inputs is None:
         return State("not applicable", ())
+    if np.size(inputs.steps) < Thresholds().q:
+        return State("inconclusive", ())
     levels = run.task.levels
     if levels.quantity == "error":
         return run_state(inputs, Thresholds(fit=1 - levels.fit, grok=1 - levels.grok))
@@ -92,7 +94,9 @@ def _all_pairs(run: Run, record: Record, dense: Mapping[str, Series], state: Sta
     if _counted(record)[0] == "grok":
         return state.state
     inputs = _inputs(run, record, dense, "grok", "accuracy.test")
-    return "not applicable" if inputs is None else run_state(inputs).state
+    if inputs is None or np.size(inputs.steps) < Thresholds().q:
+        return state.state
+    return run_state(inputs).state
 
 
 def span(event: Crossing | None) -> str:
@@ -114,11 +118,13 @@ def times(ends: tuple[float | None, float | None]) -> str:
     return f"at most {high:.3g} times" if low is None else f"{low:.3g} to {high:.3g} times"
 
 
-def _sentence(run: Run, record: Record, state: State) -> str:
+def _sentence(run: Run, record: Record, dense: Mapping[str, Series], state: State) -> str:
     if state.state == "not applicable":
         return "No state is claimed: the run has neither an accuracy nor levels of its task's own."
-    event, _ = _counted(record)
+    event, accuracy = _counted(record)
     fit, grok = record.events["fit"], record.events[event]
+    if accuracy in dense and len(dense[accuracy][0]) < Thresholds().q:
+        return " ".join(part for part in (_few_saves(record, accuracy), _structure(record)) if part)
     what = "hidden entries" if run.task.levels.quantity == "error" else "test pairs"
     what = "unmirrored test pairs" if event == "grok_unmirrored" else what
     if fit.by is None:
@@ -126,7 +132,7 @@ def _sentence(run: Run, record: Record, state: State) -> str:
     elif grok.by is None:
         text = (
             f"{state.state.capitalize()}: it fitted {span(fit)} and did not generalise to {what} "
-            f"({span(grok)})."
+            f"({span(grok)}).{_unconfirmed(run, record, accuracy)}"
         )
     else:
         text = (
@@ -134,6 +140,35 @@ def _sentence(run: Run, record: Record, state: State) -> str:
             f"{times(delay(fit, grok))} later."
         )
     return " ".join(part for part in (text, _mirrored(record), _structure(record)) if part)
+
+
+def _few_saves(record: Record, accuracy: str) -> str:
+    """What can be said of a run whose saves are too few to date anything."""
+    count, needed = len(record.steps), Thresholds().q
+    saves = "one save" if count == 1 else f"{count} saves"
+    values = ((name, record.get(name)) for name in ("accuracy.train", accuracy))
+    last = ", ".join(
+        f"{name.split('.')[1].replace('_', ' ')} {v[-1]:.4g}" for name, v in values if v is not None
+    )
+    return (
+        f"Inconclusive: {saves}, where {needed} are needed to date anything. At step {record.steps[-1]} its "
+        f"accuracy is: {last}."
+    )
+
+
+def _unconfirmed(run: Run, record: Record, accuracy: str) -> str:
+    """That the test level is met at the end by fewer saves than confirm it."""
+    values, chance = record.get(accuracy), run.task.chance
+    if values is None or chance is None:
+        return ""
+    met = states.normalised_skill(values, chance) >= run.task.levels.grok
+    count = len(met) if met.all() else int(np.argmin(met[::-1]))
+    if not 0 < count < Thresholds().q:
+        return ""
+    return (
+        f" At its last {'save' if count == 1 else f'{count} saves'} the test level holds "
+        f"({', '.join(f'{value:.3f}' for value in values[-count:])}), which {Thresholds().q} would confirm."
+    )
 
 
 def _mirrored(record: Record) -> str:
@@ -146,7 +181,11 @@ def _mirrored(record: Record) -> str:
     at = int(np.searchsorted(record.steps, fit.by))
     if at >= len(record.steps) or test[at] < 0.05:
         return ""
-    share = mirrored[at] * pairs["test_mirrored"] / (test[at] * (pairs["test_mirrored"] + pairs["test_unmirrored"]))
+    share = (
+        mirrored[at]
+        * pairs["test_mirrored"]
+        / (test[at] * (pairs["test_mirrored"] + pairs["test_unmirrored"]))
+    )
     return (
         f"At step {record.steps[at]} its test accuracy was {test[at]:.3f}, {share:.0%} of it mirrored pairs "
         f"({mirrored[at]:.3f} of them right, {unmirrored[at]:.3f} of the others)."
@@ -181,7 +220,8 @@ def _structure(record: Record) -> str:
             elif mine.after is not None and loss.by <= mine.after:
                 fell += f", and began to fall ({span(mine)}) after the test loss did ({span(loss)})"
             else:
-                fell += f"; whether it or the test loss began to fall first is not told apart ({span(mine)}; {span(loss)})"
+                fell += "; whether it or the test loss began to fall first is not told apart"
+                fell += f" ({span(mine)}; {span(loss)})"
         parts.append(fell)
         break
     if not parts:
@@ -201,7 +241,11 @@ def _alerts(run: Run, record: Record, state: State) -> list[Alert]:
                 f"grokscope train {recipe} --name {name} --seed {run.config.get('seed', 0)} --resume",
             )
         )
-    if run.trained_here and last is not None and state.state in ("still moving", "stalled", "memorised", "not fitted"):
+    if (
+        run.trained_here
+        and last is not None
+        and state.state in ("still moving", "stalled", "memorised", "not fitted")
+    ):
         alerts.append(
             Alert(
                 f"The run ended as {state.state}: a longer one would tell whether it goes on.",
@@ -218,8 +262,9 @@ def _alerts(run: Run, record: Record, state: State) -> list[Alert]:
             command = f"grokscope inspect {name}"
             if run.trained_here:
                 command = (
-                    f"grokscope train {recipe} --name {shlex.quote(run.name + '-dense')} --seed {run.config.get('seed', 0)} "
-                    f"--set 'save.evaluate=[\"0:{max(found.by, 1)}:1\", \"{found.by}:end:5\"]'"
+                    f"grokscope train {recipe} --name {shlex.quote(run.name + '-dense')} "
+                    f"--seed {run.config.get('seed', 0)} "
+                    f'--set \'save.evaluate=["0:{max(found.by, 1)}:1", "{found.by}:end:5"]\''
                 )
             alerts.append(
                 Alert(

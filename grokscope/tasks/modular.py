@@ -97,8 +97,7 @@ def _pair_map(name: str, p: int, op: str) -> PairMap:
 
 
 def _compose(first: Tensor, second: Tensor) -> Tensor:
-    image = torch.where(first >= 0, second[first.clamp(min=0)], torch.full_like(first, -1))
-    return image
+    return torch.where(first >= 0, second[first.clamp(min=0)], torch.full_like(first, -1))
 
 
 def _group(generators: list[tuple[str, Tensor]], total: int) -> list[tuple[str, Tensor]]:
@@ -129,7 +128,8 @@ def modular_task(settings: ModularSettings, seed: int) -> Task:
     op, p = settings.op, settings.p
     if op not in OPERATIONS:
         raise GrokscopeError(
-            f"building a modular task: task.op is {op!r}, expected one of {', '.join(OPERATIONS)}{nearest(op, OPERATIONS)}"
+            f"building a modular task: task.op is {op!r}, expected one of {', '.join(OPERATIONS)}"
+            f"{nearest(op, OPERATIONS)}"
         )
     if p < 2:
         raise GrokscopeError(f"building a modular task: task.p is {p}, expected a modulus of at least 2")

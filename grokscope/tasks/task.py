@@ -60,6 +60,10 @@ class Levels:
     rank_factor: float | None = None
 
 
+NO_TOKEN_AXIS = Absent("the inputs are not residues")
+NO_CLASS_AXIS = Absent("the classes are not residues")
+
+
 @dataclass(frozen=True)
 class Task:
     """One learning problem with its train split.
@@ -85,8 +89,8 @@ class Task:
     chance: float | None
     levels: Levels
     symmetries: tuple[Symmetry, ...] = ()
-    token_axis: ResidueAxis | Absent = Absent("the inputs are not residues")
-    class_axis: ResidueAxis | Absent = Absent("the classes are not residues")
+    token_axis: ResidueAxis | Absent = NO_TOKEN_AXIS
+    class_axis: ResidueAxis | Absent = NO_CLASS_AXIS
     swap: bool | None = None
     rank: int | None = None
     operation: str | None = None

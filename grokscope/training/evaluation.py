@@ -19,7 +19,9 @@ TIME = "time.sum_lr"
 Objective = Callable[[Params], Tensor]
 
 
-def objective(task: Task, model: Model, settings: TrainSettings, device: torch.device) -> Callable[..., Tensor]:
+def objective(
+    task: Task, model: Model, settings: TrainSettings, device: torch.device
+) -> Callable[..., Tensor]:
     """The training loss as a function of the parameters, and of a batch of training samples if there is one.
 
     Returns a function of (params, rows), with ``rows`` int64 indices into the training samples or ``None``

@@ -77,9 +77,7 @@ class Recipe:
         """The task and the model of this recipe."""
         task = build_task(self.task, self.seed)
         n_inputs = None if task.n_tokens is not None else task.inputs.shape[1]
-        model = build_model(
-            self.model, n_tokens=task.n_tokens, n_inputs=n_inputs, n_classes=task.n_classes
-        )
+        model = build_model(self.model, n_tokens=task.n_tokens, n_inputs=n_inputs, n_classes=task.n_classes)
         return task, model
 
     def save_steps(self) -> np.ndarray:
@@ -101,9 +99,7 @@ def builtin_recipes() -> list[str]:
     return sorted(Path(str(entry)).stem for entry in folder.iterdir() if str(entry).endswith(".toml"))
 
 
-def read_recipe(
-    name_or_path: str | Path, overrides: Sequence[str] = (), seed: int | None = None
-) -> Recipe:
+def read_recipe(name_or_path: str | Path, overrides: Sequence[str] = (), seed: int | None = None) -> Recipe:
     """A built-in recipe by name, or a TOML file, with ``FIELD=VALUE`` overrides by dotted name.
 
     Raises:

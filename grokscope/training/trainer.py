@@ -181,7 +181,8 @@ class _Session:
         finished = reached == last
         if finished:
             seconds = round(time.perf_counter() - began, 3)
-            done = {**manifest["provenance"], "finished": now(), "seconds": seconds}
+            facts = manifest.get("provenance")
+            done = {**(facts if isinstance(facts, Mapping) else {}), "finished": now(), "seconds": seconds}
             write_manifest(self.directory, {**manifest, "provenance": done})
         return Outcome(self.directory, reached, finished, time.perf_counter() - began)
 
@@ -192,7 +193,9 @@ class _Session:
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise GrokscopeError(f"training {self.recipe.name}: cannot make {self.directory}: {error.strerror}") from None
+            raise GrokscopeError(
+                f"training {self.recipe.name}: cannot make {self.directory}: {error.strerror}"
+            ) from None
         manifest = {
             "name": self.directory.name,
             "kind": "trained",
@@ -206,7 +209,8 @@ class _Session:
     def _matching_manifest(self) -> dict[str, Any]:
         manifest = read_manifest(self.directory)
         self._same_config(manifest)
-        device = manifest.get("provenance", {}).get("device")
+        facts = manifest.get("provenance")
+        device = facts.get("device") if isinstance(facts, Mapping) else None
         if device not in (None, str(self.device)):
             raise GrokscopeError(
                 f"resuming {self.directory}: the run was trained on {device}, --device gives {self.device}, "
@@ -215,7 +219,9 @@ class _Session:
         return manifest
 
     def _same_config(self, manifest: Mapping[str, Any]) -> None:
-        stored, given = _dotted(manifest.get("config", {})), _dotted(self.recipe.config())
+        config = manifest.get("config")
+        stored = _dotted(config) if isinstance(config, Mapping) else {}
+        given = _dotted(self.recipe.config())
         for field in [*given, *stored]:
             if stored.get(field) != given.get(field):
                 raise GrokscopeError(

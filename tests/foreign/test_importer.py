@@ -36,9 +36,9 @@ def test_a_trajectory_of_bare_parameters(tmp_path: Path, bare_folder: Path, litt
         stored = run.params(index)
         for name, value in little_run.saves[int(step)].items():
             assert torch.equal(stored[name], value.double()), name
-    logits = run.model.forward(run.params(3), run.inputs)
+    logits = run.model.forward(run.params(3), run.task.inputs)
     final = {name: value.double() for name, value in little_run.saves[300].items()}
-    assert torch.equal(logits, little_run.model.forward(final, run.inputs))
+    assert torch.equal(logits, little_run.model.forward(final, run.task.inputs))
 
 
 def test_what_is_written_down(tmp_path: Path, bare_folder: Path, little_run, their) -> None:

@@ -49,7 +49,7 @@ def test_a_memoriser_is_called_one_and_its_accuracy_explained(make_run, task):
     assert record.verdict is not None
     assert record.verdict.state == "memorised"
     assert record.events["grok"].by is None
-    test, mirrored = record.get("accuracy.test")[3], record.notes["pairs"]["test_mirrored"]
+    test, mirrored = record["accuracy.test"][3], record.notes["pairs"]["test_mirrored"]
     share = mirrored / (test * (mirrored + record.notes["pairs"]["test_unmirrored"]))
     assert f"{share:.0%} of it mirrored pairs (1.000 of them right" in record.verdict.sentence
     shape = record.to_json()["events"]
@@ -91,7 +91,7 @@ def test_without_clocks_no_state_is_claimed(make_run, task):
 def test_classifier_clock_of_a_planted_loss(make_run, task):
     """A loss that falls from log p to nothing crosses every level between the same two saves."""
     record = planted(make_run, [silent_network(P)] * 4 + [perfect(task)] * 4)
-    ends = record.get("clocks.classifier")
+    ends = record["clocks.classifier"]
     assert ends.shape == (len(record.coordinates["epsilon"]), 2)
     held = np.array(record.coordinates["epsilon"]) <= np.log(P)
     assert np.all(ends[held] == [30, 40])

@@ -30,25 +30,25 @@ def measured(make_run, task, networks) -> Record:
 def test_silent_network_has_loss_log_p_and_no_margin(make_run, task):
     record = measured(make_run, task, [silent_network(P)])
     for subset in ("train", "test", "all"):
-        assert record.get(f"loss.{subset}")[0] == pytest.approx(math.log(P), rel=1e-14)
-    assert record.get("margin.min")[0] == record.get("margin.mean")[0] == 0
-    assert record.get("logits.norm")[0] == 0
+        assert record[f"loss.{subset}"][0] == pytest.approx(math.log(P), rel=1e-14)
+    assert record["margin.min"][0] == record["margin.mean"][0] == 0
+    assert record["logits.norm"][0] == 0
     share = float((task.targets[task.train_mask] == 0).double().mean())
-    assert record.get("accuracy.train")[0] == share
+    assert record["accuracy.train"][0] == share
 
 
 def test_memoriser_is_right_on_mirrored_pairs_alone(make_run, task):
     record = measured(make_run, task, [memoriser(task), perfect(task)])
-    assert record.get("accuracy.train").tolist() == [1, 1]
-    assert record.get("accuracy.test_mirrored").tolist() == [1, 1]
+    assert record["accuracy.train"].tolist() == [1, 1]
+    assert record["accuracy.test_mirrored"].tolist() == [1, 1]
     answers = answers_for(task, task.train_mask.nonzero().flatten().tolist())
     right = predicted(task, answers) == task.targets
     others = ~task.train_mask & ~task.mirrored()
-    assert record.get("accuracy.test_unmirrored")[0] == float(right[others].double().mean())
-    assert record.get("accuracy.test_unmirrored")[0] < 0.3
-    assert record.get("accuracy.test_unmirrored")[1] == 1
+    assert record["accuracy.test_unmirrored"][0] == float(right[others].double().mean())
+    assert record["accuracy.test_unmirrored"][0] < 0.3
+    assert record["accuracy.test_unmirrored"][1] == 1
     test = right[~task.train_mask].double().mean()
-    assert record.get("accuracy.test")[0] == pytest.approx(float(test), rel=1e-14)
+    assert record["accuracy.test"][0] == pytest.approx(float(test), rel=1e-14)
 
 
 def test_mirrored_pairs_are_counted_by_hand(make_run, task):
@@ -73,15 +73,15 @@ def test_where_the_swap_changes_the_answer_everything_is_unmirrored(make_run, op
     run = make_run(model, settings, [MLP(model, 7, 7).init(generator, torch.float64)])
     record = probe(run, only=["loss"])
     assert "swapping the operands changes the answer" in record.absent["accuracy.test_mirrored"]
-    assert record.get("accuracy.test_unmirrored") == record.get("accuracy.test")
+    assert record["accuracy.test_unmirrored"] == record["accuracy.test"]
     assert record.notes["pairs"]["test_unmirrored"] == int((~task.train_mask).sum())
-    assert record.get("accuracy.test_equivariant") is not None
+    assert record["accuracy.test_equivariant"] is not None
 
 
 def test_squared_loss_is_half_the_distance_to_one_hot(make_run, task):
     run = make_run(lookup_settings(P), ModularSettings(p=P, train_fraction=0.4), [silent_network(P)])
     run.manifest["config"]["train"] = {"loss": "squared"}
-    assert probe(run, only=["loss"]).get("loss.test")[0] == 0.5
+    assert probe(run, only=["loss"])["loss.test"][0] == 0.5
 
 
 def test_every_declared_quantity_is_recorded_or_absent_with_a_reason(make_run, task):
@@ -99,5 +99,5 @@ def test_collapse_is_counted_in_the_stored_precision(make_run, task):
     record = measured(make_run, task, [memoriser(task)])
     diagonal = task.inputs[task.train_mask]
     share = float((diagonal[:, 0] == diagonal[:, 1]).double().mean())
-    assert record.get("softmax.collapsed")[0] >= share
-    assert np.all(record.get("softmax.collapsed") <= 1)
+    assert record["softmax.collapsed"][0] >= share
+    assert np.all(record["softmax.collapsed"] <= 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from importlib.metadata import EntryPoint
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -43,11 +44,8 @@ def run(make_run):
 def test_the_worked_plugin_measures_what_it_says(run):
     record = probe(run, only=["norms"], plugins=[PLUGIN])
     tables = run.stacked(["embed.W_E"])["embed.W_E"].flatten(1).numpy()
-    expected = [
-        float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
-        for a, b in zip(tables[:-1], tables[1:], strict=True)
-    ]
-    np.testing.assert_allclose(record.get("embedding_turn.cosine"), expected, rtol=1e-12)
+    expected = [float(a @ b / np.linalg.norm(a) / np.linalg.norm(b)) for a, b in pairwise(tables)]
+    np.testing.assert_allclose(record["embedding_turn.cosine"], expected, rtol=1e-12)
     assert record.measurements["embedding_turn.cosine"].dims == ("interval",)
     assert registered()["embedding_turn"].figures
 
@@ -96,7 +94,9 @@ def test_a_probe_of_an_installed_package_is_found(monkeypatch, tmp_path):
     )
     monkeypatch.syspath_prepend(tmp_path)
     entry = EntryPoint("installed", "installed_probe", "grokscope.probes")
-    monkeypatch.setattr(registry, "entry_points", lambda group: [entry] if group == "grokscope.probes" else [])
+    monkeypatch.setattr(
+        registry, "entry_points", lambda group: [entry] if group == "grokscope.probes" else []
+    )
     assert "installed" in registered()
     broken = EntryPoint("broken", "no_such_module_here", "grokscope.probes")
     monkeypatch.setattr(registry, "entry_points", lambda group: [broken])

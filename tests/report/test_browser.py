@@ -188,6 +188,23 @@ def test_a_script_that_the_policy_stops_is_noticed(browser: Browser, page: Path)
     assert any("Content Security Policy" in complaint for complaint in browser.complaints())
 
 
+def test_commands_get_a_button_that_copies_them(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    assert browser.value("document.querySelectorAll('code.copy').length") > 0
+    assert browser.value(
+        "[...document.querySelectorAll('code.copy')].every(c => c.nextElementSibling?.matches('button.copy'))"
+    )
+
+
+def test_printing_opens_what_is_folded_and_folds_it_again(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    closed = "document.querySelectorAll('details:not([open])').length"
+    before = browser.value(closed)
+    assert before > 0
+    assert browser.value(f"dispatchEvent(new Event('beforeprint')), {closed}") == 0
+    assert browser.value(f"dispatchEvent(new Event('afterprint')), {closed}") == before
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_fetches_nothing_and_raises_no_complaint(browser: Browser, page: Path, scheme: str) -> None:
     browser.open(page, scheme=scheme)

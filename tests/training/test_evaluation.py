@@ -25,7 +25,9 @@ def by_hand(logits: np.ndarray, p: int, train_mask: np.ndarray, loss: str) -> di
     answer = (a + b) % p
     if loss == "cross-entropy":
         top = logits.max(axis=1, keepdims=True)
-        losses = (top + np.log(np.exp(logits - top).sum(axis=1, keepdims=True)))[:, 0] - logits[range(p * p), answer]
+        losses = (top + np.log(np.exp(logits - top).sum(axis=1, keepdims=True)))[:, 0] - logits[
+            range(p * p), answer
+        ]
     else:
         losses = 0.5 * ((logits - np.eye(p)[answer]) ** 2).sum(axis=1)
     right = logits.argmax(axis=1) == answer
@@ -80,7 +82,9 @@ def test_completion_scalars_are_those_of_the_saved_weights(tmp_path):
             for name, mask in (("train", observed), ("test", ~observed)):
                 squared = (error[mask] ** 2).sum()
                 assert scalars[f"loss.{name}"][row] == pytest.approx(0.5 * squared, rel=1e-12)
-                assert scalars[f"error.{name}"][row] == pytest.approx(squared / (target[mask] ** 2).sum(), rel=1e-12)
+                assert scalars[f"error.{name}"][row] == pytest.approx(
+                    squared / (target[mask] ** 2).sum(), rel=1e-12
+                )
 
 
 def test_the_objective_is_the_training_loss_that_is_written(tiny):
@@ -105,7 +109,9 @@ def test_a_batch_is_the_mean_over_its_rows(tiny):
     count = int(task.train_mask.sum())
     singles = [loss(params, torch.tensor([row])).item() for row in range(count)]
     assert loss(params).item() == pytest.approx(np.mean(singles), rel=1e-13)
-    assert loss(params, torch.tensor([4, 0])).item() == pytest.approx((singles[0] + singles[4]) / 2, rel=1e-13)
+    assert loss(params, torch.tensor([4, 0])).item() == pytest.approx(
+        (singles[0] + singles[4]) / 2, rel=1e-13
+    )
 
 
 def test_operations_without_a_mirror_have_no_mirrored_accuracy(tiny):

@@ -177,7 +177,9 @@ def test_flat_parameters_are_views_in_the_order_given():
 )
 def test_the_state_is_all_there_is_to_an_optimiser(optimizer, names):
     """An optimiser rebuilt from its state and the weights goes on as if nothing had happened."""
-    settings = TrainSettings(optimizer=optimizer, lr=3e-2, weight_decay=0.1, momentum=0.5 * (optimizer == "sgd"))
+    settings = TrainSettings(
+        optimizer=optimizer, lr=3e-2, weight_decay=0.1, momentum=0.5 * (optimizer == "sgd")
+    )
     flat = FlatParameters.of(start(), torch.device("cpu"))
     held = Optimizer(settings, flat)
     assert set(held.state) == names

@@ -38,7 +38,9 @@ class Trainers:
         word, number = self.process.stdout.readline().split()
         return word, int(number)
 
-    def run(self, directory: Path, strike: tuple[float, int] | None = None, limit: int = 0) -> tuple[int, str]:
+    def run(
+        self, directory: Path, strike: tuple[float, int] | None = None, limit: int = 0
+    ) -> tuple[int, str]:
         """Train or resume; ``strike`` is (seconds after the first evaluation, signal). Status and stderr."""
         assert self.process.stdin is not None
         here = self.errors.seek(0, os.SEEK_END)
@@ -105,7 +107,10 @@ class Truth:
 
 @pytest.fixture(scope="module")
 def truth(
-    recipe: Recipe, trainers: Trainers, checksum: Callable[[Path], str | None], tmp_path_factory: pytest.TempPathFactory
+    recipe: Recipe,
+    trainers: Trainers,
+    checksum: Callable[[Path], str | None],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Truth:
     folder = tmp_path_factory.mktemp("truth")
     train(recipe, folder / "run", device="cpu")

@@ -12,7 +12,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,13 @@ def states() -> Iterator[tuple[int, State]]:
         state = advanced(state)
 
 
-def train(directory: Path, pause: float = 0.0, ready: bool = False, **options: Any) -> None:
+def train(
+    directory: Path,
+    pause: float = 0.0,
+    ready: bool = False,
+    stopping: Callable[[], bool] = lambda: False,
+    **options: Any,
+) -> None:
     path = directory / "trajectory.h5"
     state, start = initial(), 0
     if path.exists():
@@ -105,6 +111,8 @@ def train(directory: Path, pause: float = 0.0, ready: bool = False, **options: A
             if step % SNAPSHOT_EVERY == 0:
                 write_snapshot(directory, step, state, {"step": str(step)})
             state = advanced(state)
+            if stopping():
+                raise KeyboardInterrupt
             if pause:
                 time.sleep(pause)
 
@@ -115,11 +123,13 @@ def main() -> int:
     parser.add_argument("--pause", type=float, default=0.0)
     parser.add_argument("--limit", type=int)
     arguments = parser.parse_args()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A flag, since an exception raised inside one of h5py's weak-reference callbacks would be lost.
+    interrupts: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, frame: interrupts.append(number))
     if arguments.limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (arguments.limit, arguments.limit))
     try:
-        train(arguments.directory, arguments.pause, ready=True)
+        train(arguments.directory, arguments.pause, ready=True, stopping=lambda: bool(interrupts))
     except KeyboardInterrupt:
         return 130
     except GrokscopeError as error:
