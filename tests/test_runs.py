@@ -33,7 +33,9 @@ hidden = [5]
 STEPS = (0, 3, 6, 9, 12, 20, 100)
 
 
-def store(directory: Path, config: dict[str, Any] = CONFIG, steps: tuple[int, ...] = STEPS, **manifest: Any) -> Path:
+def store(
+    directory: Path, config: dict[str, Any] = CONFIG, steps: tuple[int, ...] = STEPS, **manifest: Any
+) -> Path:
     """A run of random weights, one draw a save; the scalar is the step itself."""
     _, model = build_from_config(config, "a test")
     directory.mkdir(parents=True)
@@ -142,7 +144,13 @@ def test_the_stored_split_counts_and_not_the_drawn_one(tmp_path):
 
 @pytest.mark.parametrize(
     "split",
-    [pack_mask(torch.ones(48, dtype=torch.bool)), {"shape": [49], "bits": "AAAA"}, {"shape": [49], "bits": "?"}, {}, 3],
+    [
+        pack_mask(torch.ones(48, dtype=torch.bool)),
+        {"shape": [49], "bits": "AAAA"},
+        {"shape": [49], "bits": "?"},
+        {},
+        3,
+    ],
 )
 def test_a_stored_split_that_does_not_fit_is_refused(tmp_path, split):
     directory = store(tmp_path / "run", split=split)
@@ -208,7 +216,8 @@ def test_other_families_are_bound_to_their_tasks():
     assert isinstance(model, DeepLinear)
     assert (task.kind, model.shapes) == ("regression", {"layer.1.W": (5, 5), "layer.2.W": (5, 5)})
     task, model = build_from_config(
-        {"task": {"name": "modular", "p": 5}, "model": {"family": "transformer", "d_model": 8, "n_heads": 2}}, "a test"
+        {"task": {"name": "modular", "p": 5}, "model": {"family": "transformer", "d_model": 8, "n_heads": 2}},
+        "a test",
     )
     assert isinstance(model, Transformer)
     assert model.shapes["embed.W_E"] == (6, 8)

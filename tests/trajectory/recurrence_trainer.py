@@ -1,7 +1,7 @@
 """A deterministic numpy "trainer" with the shape of a real one, for processes that tests kill and limit.
 
 Run as a script: ``recurrence_trainer.py DIRECTORY [--pause SECONDS] [--limit BYTES]``. It starts or resumes
-the run in DIRECTORY, prints ``ready`` when training begins, exits 0 when complete, 130 after Ctrl-C and 2
+the run in DIRECTORY, prints each step as it begins, exits 0 when complete, 130 after Ctrl-C and 2
 with one line on standard output after a GrokscopeError.
 """
 
@@ -84,7 +84,7 @@ def states() -> Iterator[tuple[int, State]]:
 def train(
     directory: Path,
     pause: float = 0.0,
-    ready: bool = False,
+    telling: bool = False,
     stopping: Callable[[], bool] = lambda: False,
     **options: Any,
 ) -> None:
@@ -102,9 +102,9 @@ def train(
         )
     wanted = set(SAVES.tolist())
     with writer:
-        if ready:
-            print("ready", flush=True)
         for step in range(start, LAST + 1):
+            if telling:
+                print(step, flush=True)
             if step in wanted:
                 writer.save(step, params_of(state))
             writer.scalar(step, scalars_of(state))
@@ -129,7 +129,7 @@ def main() -> int:
     if arguments.limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (arguments.limit, arguments.limit))
     try:
-        train(arguments.directory, arguments.pause, ready=True, stopping=lambda: bool(interrupts))
+        train(arguments.directory, arguments.pause, telling=True, stopping=lambda: bool(interrupts))
     except KeyboardInterrupt:
         return 130
     except GrokscopeError as error:
