@@ -8,11 +8,20 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from grokscope.errors import GrokscopeError, nearest
+from grokscope.workspace import (
+    checked_name,
+    existing,
+    missing_run,
+    open_given,
+    run_directory,
+    settle_process,
+    write_text,
+)
 
 if TYPE_CHECKING:
     from grokscope.probes import Record
@@ -67,7 +76,7 @@ def quickstart(seed: int, json_out: str | None, workspace: Path) -> None:
     from grokscope.runs import open_run
     from grokscope.training import read_recipe
 
-    _settle_process()
+    settle_process()
     recipe = read_recipe("quickstart", seed=seed)
     directory = workspace / "checkpoints" / f"quickstart-s{seed}"
     _train(recipe, directory, device="cpu", resume=True)
@@ -103,9 +112,9 @@ def train(
     """Train RECIPE (a built-in name or a TOML file) and save its trajectory."""
     from grokscope.training import read_recipe
 
-    _settle_process()
+    settle_process()
     read = read_recipe(recipe, overrides, seed)
-    name = _checked_name(name or f"{read.name}-s{read.seed}")
+    name = checked_name(name or f"{read.name}-s{read.seed}")
     directory = workspace / "checkpoints" / name
     _train(read, directory, device=device, resume=resume)
     click.echo(f"run     {directory}")
@@ -120,8 +129,8 @@ def import_(paths: tuple[Path, ...], name: str | None, json_out: str | None, wor
     """Read weights that others published, rebuild the function, prove it, and keep it as a run."""
     from grokscope.foreign import describe, import_paths
 
-    _settle_process()
-    result = import_paths(paths, workspace, _checked_name(name) if name else None)
+    settle_process()
+    result = import_paths(paths, workspace, checked_name(name) if name else None)
     say = _sayer(json_out)
     if json_out is not None:
         _write_json(json_out, result.as_json())
@@ -140,10 +149,10 @@ def inspect(path: str, json_out: str | None, workspace: Path) -> None:
     from grokscope.foreign import describe, inspect_path
     from grokscope.runs import describe_run, open_run
 
-    _settle_process()
-    directory = _run_directory(path, workspace)
+    settle_process()
+    directory = run_directory(path, workspace)
     if directory is None:
-        shape = inspect_path(_existing(path, workspace))
+        shape = inspect_path(existing(path, workspace))
     else:
         shape = describe_run(open_run(directory))
     if json_out is not None:
@@ -173,12 +182,12 @@ def probe(
     workspace: Path,
 ) -> None:
     """Measure RUN (a name, a run directory, or published weights) and write every number."""
-    _settle_process()
+    settle_process()
     if json_out == "-" and csv_out == "-":
         raise GrokscopeError(
             "writing measurements: --json - and --csv - were both given, expected one on stdout"
         )
-    opened = _open(run, workspace)
+    opened = open_given(run, workspace)
     names = [name.strip() for name in only.split(",") if name.strip()] if only else []
     record = _measure(opened, suite=suite, only=names, plugins=plugins, steps=steps)
     say = _sayer(json_out, csv_out)
@@ -212,8 +221,8 @@ def report(
     """Compile RUN into one HTML file."""
     from grokscope.report import write_report
 
-    _settle_process()
-    opened = _open(run, workspace)
+    settle_process()
+    opened = open_given(run, workspace)
     record = _measure(opened, suite=suite, plugins=plugins)
     page = write_report(
         opened, out or workspace / "reports" / f"{opened.path.name}.html", record=record, plugins=plugins
@@ -233,9 +242,9 @@ def verify(run: str, json_out: str | None, workspace: Path) -> None:
     """Check a run's checksums, commit marker and schema, and print the checksum of its content."""
     from grokscope.trajectory import read_manifest, verify_trajectory
 
-    directory = _run_directory(run, workspace)
+    directory = run_directory(run, workspace)
     if directory is None:
-        _missing_run(run, workspace)
+        missing_run(run, workspace)
     manifest = read_manifest(directory)
     found = verify_trajectory(directory / "trajectory.h5")
     if json_out is not None:
@@ -249,25 +258,6 @@ def verify(run: str, json_out: str | None, workspace: Path) -> None:
                 click.echo(f"{key.replace('_', ' '):<12} {value}")
         if not found.saves:
             click.echo("nothing is committed yet")
-
-
-def _settle_process() -> None:
-    """Settings of this process alone: one thread, and no returning of memory between steps.
-
-    Small matrices lose time on a second thread, and glibc gives the heap back after every step otherwise.
-    """
-    import ctypes
-
-    import torch
-
-    torch.set_num_threads(1)
-    trim_threshold, mmap_threshold, large = -1, -3, 1 << 30
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(trim_threshold, large)
-        libc.mallopt(mmap_threshold, large)
-    except (OSError, AttributeError):
-        pass  # another C library: only slower
 
 
 def _train(recipe: Recipe, directory: Path, *, device: str, resume: bool) -> None:
@@ -312,50 +302,6 @@ def _measure(run: Run, **choice: Any) -> Record:
         return measure_run(run, progress=show, **choice)
 
 
-def _open(given: str, workspace: Path) -> Run:
-    """The run named or located by ``given``; published weights are imported on the way."""
-    from grokscope.runs import open_run
-
-    directory = _run_directory(given, workspace)
-    if directory is None:
-        from grokscope.foreign import import_or_reuse
-
-        directory = import_or_reuse(_existing(given, workspace), workspace)
-    return open_run(directory)
-
-
-def _run_directory(given: str, workspace: Path) -> Path | None:
-    """The directory of the run ``given`` names or locates, or ``None`` where it is not one of ours."""
-    for candidate in (workspace / "checkpoints" / given, Path(given)):
-        if (candidate / "run.json").is_file():
-            return candidate
-    return None
-
-
-def _existing(given: str, workspace: Path) -> Path:
-    if not Path(given).exists():
-        _missing_run(given, workspace)
-    return Path(given)
-
-
-def _missing_run(given: str, workspace: Path) -> NoReturn:
-    folder = workspace / "checkpoints"
-    known = sorted(p.parent.name for p in folder.glob("*/run.json"))
-    listed = f"one of {', '.join(known[:8])}" if known else f"a run in {folder}"
-    raise GrokscopeError(
-        f"opening {given!r}: no run of that name and no such path, expected {listed}, or a path"
-        f"{nearest(given, known)}"
-    )
-
-
-def _checked_name(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}", name):
-        raise GrokscopeError(
-            f"naming a run: {name!r} was given, expected letters, digits and . _ + - (at most 128)"
-        )
-    return name
-
-
 def _sayer(*outputs: str | None) -> Callable[[str], None]:
     """Print for a person: to stderr when stdout carries data."""
     to_stderr = "-" in outputs
@@ -367,7 +313,7 @@ def _write_json(out: str, shape: Mapping[str, Any]) -> None:
     if out == "-":
         click.echo(text, nl=False)
         return
-    _write_text(Path(out), text)
+    write_text(Path(out), text)
 
 
 def _write_csv(out: str, record: Record) -> None:
@@ -379,17 +325,7 @@ def _write_csv(out: str, record: Record) -> None:
         return
     known = registered()
     for filename, text in csv_files(record, [known[name] for name in record.probes]).items():
-        _write_text(Path(out) / filename, text)
-
-
-def _write_text(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise GrokscopeError(f"writing {path}: {error.strerror}, expected a writable place") from None
+        write_text(Path(out) / filename, text)
 
 
 def main() -> None:

@@ -14,9 +14,22 @@ import torch
 from torch import Tensor
 
 from grokscope.errors import GrokscopeError, nearest
-from grokscope.models import MODEL_SETTINGS, Model, Params, as_float64, build_model
-from grokscope.tasks import TASK_SETTINGS, Task, build_task, unpack_mask
+from grokscope.models import MODEL_SETTINGS, MapView, Model, Params, as_float64, build_model
+from grokscope.tasks import TASK_SETTINGS, ResidueAxis, Task, build_task, unpack_mask
 from grokscope.trajectory import Trajectory, read_manifest, read_settings
+
+# what a probe needs to speak of runs comes from here, so that it imports this module and measures alone
+__all__ = [
+    "MapView",
+    "Model",
+    "Params",
+    "ResidueAxis",
+    "Run",
+    "Task",
+    "build_from_config",
+    "describe_run",
+    "open_run",
+]
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from grokscope.probes.record import (
     Alert,
     Claim,
+    Crossing,
     Measurement,
     Quantity,
     Record,
@@ -20,6 +21,7 @@ from grokscope.probes.suite import Suite, builtin_suites, probe, read_suite
 __all__ = [
     "Alert",
     "Claim",
+    "Crossing",
     "FigureSpec",
     "Measurement",
     "Probe",

@@ -8,13 +8,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from grokscope import __version__
 from grokscope.errors import GrokscopeError
 from grokscope.probes.record import Record, load_record
 from grokscope.probes.registry import Probe, load_plugin
@@ -83,7 +83,7 @@ def cache_key(run: Run, suite: Suite, probes: Sequence[Probe], steps: str | None
         "suite": json.loads(json.dumps(asdict(suite), default=str)),
         "probes": {item.name: _file_hash(_source(item)) for item in probes},
         "steps": steps,
-        "grokscope": __version__,
+        "grokscope": version("grokscope"),
         "torch": str(torch.__version__),
         "source": _package_hash(),
     }

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from grokscope.errors import Absent
 from grokscope.measures.fourier import frequency_fraction, square_frequency_power
-from grokscope.tasks import ResidueAxis, Task
+from grokscope.runs import ResidueAxis, Task
 
 
 @dataclass(frozen=True)

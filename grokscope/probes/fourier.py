@@ -15,14 +15,13 @@ from torch import Tensor
 
 from grokscope.errors import Absent, GrokscopeError
 from grokscope.measures import fourier as measures
-from grokscope.models import Model, Params
 from grokscope.probes import fourier_drawing as drawing
 from grokscope.probes.cyclic_axis import CyclicAxis, axes_of
 from grokscope.probes.fourier_neurons import OVERLAP, record_neurons
 from grokscope.probes.record import Alert, Quantity, Record
 from grokscope.probes.registry import register
 from grokscope.probes.stepwise import random_params, record_null, record_series, rowwise, step_blocks
-from grokscope.runs import Run
+from grokscope.runs import Model, Params, Run
 
 NANDA, CLOCK_PIZZA, GROMOV = "arXiv 2301.05217", "arXiv 2306.17844", "arXiv 2301.02679"
 DELAY_LAW = "arXiv 2606.13753"

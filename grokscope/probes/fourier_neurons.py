@@ -13,12 +13,10 @@ from torch import Tensor
 from grokscope.errors import Absent
 from grokscope.measures import fourier as measures
 from grokscope.measures.phases import fit_phases, phase_statistics, resultant_chance
-from grokscope.models import Model, Params
 from grokscope.probes.cyclic_axis import CyclicAxis
 from grokscope.probes.record import Record
 from grokscope.probes.stepwise import record_series, step_blocks
-from grokscope.runs import Run
-from grokscope.tasks import Task
+from grokscope.runs import Model, Params, Run, Task
 
 OF_INPUTS = ("ipr", "ipr_complex")
 OF_PHASES = ("phase_cosine", "phase_resultant", "phase_angle", "phase_chance")

@@ -26,10 +26,9 @@ from grokscope.measures.gradients import (
     update_ratio,
     with_decay,
 )
-from grokscope.models import Model, Params
 from grokscope.probes.record import Record
 from grokscope.probes.series import SaveSeries
-from grokscope.runs import Run
+from grokscope.runs import Model, Params, Run
 
 SIZES = ("norm", "per_parameter", "relative")
 RATIOS = {

@@ -6,13 +6,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from grokscope.models import Params
 from grokscope.probes.drawing import CYCLE, NEUTRAL, TEST, TRAIN, curve, time_axes
 from grokscope.probes.gradient_readings import FORCED, RATIOS, UPDATES, GradientReader
 from grokscope.probes.record import Quantity, Record
 from grokscope.probes.registry import register
 from grokscope.probes.series import SaveSeries
-from grokscope.runs import Run
+from grokscope.runs import Params, Run
 
 TC = "arXiv 2606.05863"
 

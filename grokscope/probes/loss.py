@@ -20,8 +20,7 @@ from grokscope.measures.classification import (
 from grokscope.probes.drawing import MIRRORED, NEUTRAL, TEST, TRAIN, UNMIRRORED, curve, time_axes
 from grokscope.probes.record import Quantity, Record
 from grokscope.probes.registry import register
-from grokscope.runs import Run
-from grokscope.tasks import Task
+from grokscope.runs import Run, Task
 
 SUBSETS = ("train", "test", "all")
 SYMMETRIC = {

@@ -15,9 +15,8 @@ from grokscope.measures.fourier import frequency_fraction, key_frequencies_by_em
 from grokscope.measures.gate_patterns import active_fraction, count_patterns, dead_neurons
 from grokscope.measures.linear_reduction import affine_maps, mean_active, rule_gap
 from grokscope.measures.regions import GatedForm, gate_margin, gated_forward, local_complexity
-from grokscope.models import Model, Params
 from grokscope.probes.series import SaveSeries
-from grokscope.tasks import Task
+from grokscope.runs import Model, Params, Task
 
 COUNTS = ("regions.count", "regions.dead_neurons")
 PATTERN = ("regions.count", "regions.active_fraction", "regions.dead_neurons")

@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from grokscope.errors import Absent, GrokscopeError
 from grokscope.measures.gate_patterns import flipped_share, frozen_since, pattern_changed
 from grokscope.measures.linear_reduction import reduction_residual
-from grokscope.models import Params
 from grokscope.probes.drawing import BAND, CYCLE, NEUTRAL, TEST, TRAIN, band, curve, thin, time_axes
 from grokscope.probes.record import Quantity, Record
 from grokscope.probes.region_readings import (
@@ -30,7 +29,7 @@ from grokscope.probes.region_readings import (
 from grokscope.probes.registry import register
 from grokscope.probes.series import SaveSeries
 from grokscope.probes.stepwise import record_null
-from grokscope.runs import Run
+from grokscope.runs import Params, Run
 
 TC, LC = "arXiv 2606.05863", "arXiv 2402.15555"
 QUANTILES = (0.0, 0.01, 0.1, 0.5)

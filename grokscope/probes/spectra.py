@@ -15,12 +15,11 @@ from grokscope.errors import Absent
 from grokscope.measures import spectra as measures
 from grokscope.measures.linear_reduction import agop, mean_active
 from grokscope.measures.regions import gates
-from grokscope.models import MapView, Model, Params
 from grokscope.probes import spectra_drawing as drawing
 from grokscope.probes.record import Quantity, Record
 from grokscope.probes.registry import register
 from grokscope.probes.stepwise import random_params, record_null, record_series, rowwise, step_blocks
-from grokscope.runs import Run
+from grokscope.runs import MapView, Model, Params, Run
 
 CLOCKS, EFFECTIVE = "arXiv 2606.05863", "Roy and Vetterli, EUSIPCO 2007"
 

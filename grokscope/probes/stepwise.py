@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from grokscope.errors import GrokscopeError
-from grokscope.models import Model, Params
 from grokscope.probes.record import Record
-from grokscope.runs import Run
+from grokscope.runs import Model, Params, Run
 
 NULL_LEVELS = (0.05, 0.5, 0.95)
 NULL_DIM = "null_quantile"

@@ -9,12 +9,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
+from importlib.metadata import version
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup, escape
 
-from grokscope import __version__
 from grokscope.probes.record import Quantity, Record, Verdict
 from grokscope.probes.registry import Probe
 from grokscope.report.downloads import embed
@@ -127,7 +127,7 @@ def render_page(
     context = {
         "policy": policy(),
         "script": Markup(_resource("page.js")),
-        "version": __version__,
+        "version": version("grokscope"),
         "style": Markup(_resource("page.css")),
         "run": record.run,
         "kicker": _kicker(record, manifest, facts),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from grokscope.measures.crossings import Crossing
+from grokscope.probes import Crossing
 from grokscope.probes.record import Measurement, Quantity, Record
 from grokscope.probes.registry import Probe
 from grokscope.report.formatting import UNDEFINED, crossing, interval, number, ratio, whole

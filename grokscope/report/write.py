@@ -6,9 +6,9 @@ import math
 import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
-from grokscope import __version__
 from grokscope.errors import GrokscopeError
 from grokscope.probes import registered
 from grokscope.probes.cache import measure_run
@@ -85,7 +85,7 @@ def facts_of(run: Run) -> Facts:
     return Facts(
         task=run.task.description or run.task.name,
         provenance=(
-            ("measured with", f"grokscope {__version__}"),
+            ("measured with", f"grokscope {version('grokscope')}"),
             ("content checksum", f"sha256 {run.trajectory.checksum()}"),
             ("saves in the file", whole(len(run.trajectory.steps))),
             ("parameters", whole(weights)),

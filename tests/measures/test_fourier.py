@@ -31,7 +31,7 @@ from grokscope.measures.fourier import (
 QUICK = settings(max_examples=25, deadline=None)
 
 
-def close(actual: Tensor, expected: object, atol: float = 1e-12) -> None:
+def assert_close(actual: Tensor, expected: object, atol: float = 1e-12) -> None:
     wanted = torch.as_tensor(expected, dtype=torch.float64)
     torch.testing.assert_close(actual.to(torch.float64), wanted, rtol=0, atol=atol)
 
@@ -65,37 +65,37 @@ def slow_power(matrix: np.ndarray) -> np.ndarray:
 def test_one_circle() -> None:
     fraction = frequency_fraction(circles(59, {5: 3.0}))
     assert fraction.argmax().item() == 4
-    close(gini(fraction), 0.9655172413793104)
-    close(gini(fraction), 1 - 1 / 29)
-    close(gini(fraction.sqrt()), 1 - 1 / 29, atol=1e-6)
-    close(participation(fraction), 1.0)
-    close(frequency_power(circles(59, {5: 3.0}))[4], 9 * 59)
+    assert_close(gini(fraction), 0.9655172413793104)
+    assert_close(gini(fraction), 1 - 1 / 29)
+    assert_close(gini(fraction.sqrt()), 1 - 1 / 29, atol=1e-6)
+    assert_close(participation(fraction), 1.0)
+    assert_close(frequency_power(circles(59, {5: 3.0}))[4], 9 * 59)
 
 
 def test_two_equal_circles() -> None:
     fraction = frequency_fraction(circles(59, {5: 1.0, 11: 1.0}))
-    close(gini(fraction), 1 - 2 / 29)
-    close(participation(fraction), 2.0)
+    assert_close(gini(fraction), 1 - 2 / 29)
+    assert_close(participation(fraction), 2.0)
 
 
 def test_gini_of_norms_differs_from_gini_of_powers() -> None:
     fraction = torch.tensor([1.0, 4.0, 9.0, 16.0], dtype=torch.float64)
-    close(gini(fraction), 2 * (1 + 8 + 27 + 64) / (4 * 30) - 5 / 4)
-    close(gini(fraction.sqrt()), 0.25)
+    assert_close(gini(fraction), 2 * (1 + 8 + 27 + 64) / (4 * 30) - 5 / 4)
+    assert_close(gini(fraction.sqrt()), 0.25)
 
 
 def test_flat_power() -> None:
     fraction = frequency_fraction(torch.eye(13, dtype=torch.float64))
-    close(fraction, [1 / 6] * 6)
-    close(gini(fraction), 0.0)
-    close(participation(fraction), 6.0)
+    assert_close(fraction, [1 / 6] * 6)
+    assert_close(gini(fraction), 0.0)
+    assert_close(participation(fraction), 6.0)
 
 
 def test_even_axis_holds_its_last_frequency_once() -> None:
     # The identity gives every function power 1, so two per frequency and one for n/2.
-    close(frequency_power(torch.eye(12, dtype=torch.float64)), [2.0] * 5 + [1.0])
+    assert_close(frequency_power(torch.eye(12, dtype=torch.float64)), [2.0] * 5 + [1.0])
     alternating = (1.0 - 2.0 * (torch.arange(12, dtype=torch.float64) % 2))[:, None]
-    close(frequency_fraction(alternating), [0.0] * 5 + [1.0])
+    assert_close(frequency_fraction(alternating), [0.0] * 5 + [1.0])
 
 
 def test_gaussian_embedding() -> None:
@@ -112,15 +112,15 @@ def test_gaussian_embedding() -> None:
 def test_power_agrees_with_numpy(n: int) -> None:
     matrix = gaussian(n, 3, n, 5)
     expected = np.stack([slow_power(step) for step in matrix.numpy()])
-    close(frequency_power(matrix), expected, atol=1e-11)
-    close(column_power(matrix).sum(-1), expected, atol=1e-11)
-    close(frequency_fraction(matrix), expected / expected.sum(1, keepdims=True))
+    assert_close(frequency_power(matrix), expected, atol=1e-11)
+    assert_close(column_power(matrix).sum(-1), expected, atol=1e-11)
+    assert_close(frequency_fraction(matrix), expected / expected.sum(1, keepdims=True))
 
 
 def test_gini_agrees_with_mean_absolute_difference() -> None:
     values = gaussian(3, 17).abs()
     pairs = (values[:, None] - values[None, :]).abs().sum()
-    close(gini(values), pairs / (2 * 17 * values.sum()))
+    assert_close(gini(values), pairs / (2 * 17 * values.sum()))
 
 
 def test_multiplication_is_seen_on_the_logarithmic_axis() -> None:
@@ -128,7 +128,7 @@ def test_multiplication_is_seen_on_the_logarithmic_axis() -> None:
     order = discrete_log_order(p)
     by_residue = torch.zeros(p, 2, dtype=torch.float64)
     by_residue[order] = circles(p - 1, {4: 1.0})
-    close(frequency_fraction(by_residue[order])[3], 1.0)
+    assert_close(frequency_fraction(by_residue[order])[3], 1.0)
     assert frequency_fraction(by_residue).max().item() < 0.6
 
 
@@ -150,8 +150,8 @@ def test_undefined_fractions_are_refused() -> None:
 
 
 def test_tiny_weights_do_not_underflow() -> None:
-    close(frequency_fraction(1e-200 * circles(11, {2: 1.0})), [0, 1, 0, 0, 0])
-    close(inverse_participation(1e-200 * circles(11, {2: 1.0})), 1.0)
+    assert_close(frequency_fraction(1e-200 * circles(11, {2: 1.0})), [0, 1, 0, 0, 0])
+    assert_close(inverse_participation(1e-200 * circles(11, {2: 1.0})), 1.0)
 
 
 # Invariances.
@@ -164,8 +164,8 @@ def test_fraction_ignores_rotation_scale_shift_and_constant(n: int, d: int, seed
     fraction = frequency_fraction(matrix)
     rotation = torch.linalg.qr(gaussian(seed + 1, d, d)).Q
     changed = scale * torch.roll(matrix @ rotation, seed % n, dims=0) + gaussian(seed + 2, d)
-    close(frequency_fraction(changed), fraction, atol=1e-8)
-    close(fraction.sum(), 1.0)
+    assert_close(frequency_fraction(changed), fraction, atol=1e-8)
+    assert_close(fraction.sum(), 1.0)
     assert 1 - 1e-9 <= participation(fraction).item() <= n // 2 + 1e-9
     assert -1e-12 <= gini(fraction).item() <= 1 - 1 / (n // 2) + 1e-12
 
@@ -178,7 +178,7 @@ def test_relabelling_residues_permutes_frequencies(n: int, g: int, seed: int) ->
     matrix = gaussian(seed, n, 3)
     relabelled = matrix[(g * torch.arange(n)) % n]
     moved = torch.tensor([min(g * k % n, -g * k % n) - 1 for k in range(1, n // 2 + 1)])
-    close(frequency_power(relabelled)[moved], frequency_power(matrix), atol=1e-10)
+    assert_close(frequency_power(relabelled)[moved], frequency_power(matrix), atol=1e-10)
 
 
 # Neurons: participation ratios.
@@ -189,12 +189,12 @@ def test_inverse_participation_of_pure_and_flat_neurons() -> None:
     pure = circles(n, {3: 2.0})[:, :1] + 5.0
     flat = torch.zeros(n, 1, dtype=torch.float64)
     flat[4] = 1.0
-    close(inverse_participation(pure), 1.0)
-    close(inverse_participation(flat), 1 / 6)
-    close(complex_inverse_participation(pure - 5.0), 0.5)
-    close(complex_inverse_participation(flat), 1 / 13)
+    assert_close(inverse_participation(pure), 1.0)
+    assert_close(inverse_participation(flat), 1 / 6)
+    assert_close(complex_inverse_participation(pure - 5.0), 0.5)
+    assert_close(complex_inverse_participation(flat), 1 / 13)
     alternating = (1.0 - 2.0 * (torch.arange(12) % 2))[:, None]
-    close(complex_inverse_participation(alternating), 1.0)
+    assert_close(complex_inverse_participation(alternating), 1.0)
 
 
 def test_inverse_participation_pools_slots_and_leaves_out_constant_neurons() -> None:
@@ -202,8 +202,10 @@ def test_inverse_participation_pools_slots_and_leaves_out_constant_neurons() -> 
     flat = torch.eye(13, dtype=torch.float64)[:, :1]
     dead = torch.full((13, 4), 0.1, dtype=torch.float64)
     dead[:, 1] = 0.0
-    close(inverse_participation(torch.cat([pure, dead], 1), torch.cat([flat, dead], 1)), (2 + 1 / 6) / 3)
-    close(complex_inverse_participation(torch.cat([pure, dead], 1), flat), (0.5 * 2 + 1 / 13) / 3)
+    assert_close(
+        inverse_participation(torch.cat([pure, dead], 1), torch.cat([flat, dead], 1)), (2 + 1 / 6) / 3
+    )
+    assert_close(complex_inverse_participation(torch.cat([pure, dead], 1), flat), (0.5 * 2 + 1 / 13) / 3)
     with pytest.raises(ValueError, match="no neuron varies"):
         inverse_participation(dead)
     with pytest.raises(ValueError, match="got no map"):
@@ -222,8 +224,8 @@ def test_inverse_participation_agrees_with_loops() -> None:
                 spectrum = np.fft.fft(column[:, 0])
                 spectrum /= np.linalg.norm(spectrum)
                 signed.append((np.abs(spectrum) ** 4).sum())
-        close(inverse_participation(*slots)[step], np.mean(real))
-        close(complex_inverse_participation(*slots)[step], np.mean(signed))
+        assert_close(inverse_participation(*slots)[step], np.mean(real))
+        assert_close(complex_inverse_participation(*slots)[step], np.mean(signed))
 
 
 @QUICK
@@ -232,7 +234,7 @@ def test_inverse_participation_ignores_order_scale_and_bias(seed: int, scale: fl
     weights = gaussian(seed, 11, 6)
     order = torch.randperm(6, generator=torch.Generator().manual_seed(seed))
     expected = inverse_participation(weights)
-    close(inverse_participation(scale * weights[:, order] + gaussian(seed, 6)), expected, atol=1e-8)
+    assert_close(inverse_participation(scale * weights[:, order] + gaussian(seed, 6)), expected, atol=1e-8)
     assert 1 / 5 - 1e-12 <= expected.item() <= 1 + 1e-12
 
 
@@ -240,15 +242,15 @@ def test_inverse_participation_ignores_order_scale_and_bias(seed: int, scale: fl
 
 
 def test_circularity_of_one_and_two_circles() -> None:
-    close(circularity(circles(59, {5: 1.0})), 0.5)
-    close(circularity(circles(59, {5: 2.0, 11: 1.0})), 1.0)
-    close(circularity(circles(12, {5: 2.0, 1: 1.0})), 1.0)
+    assert_close(circularity(circles(59, {5: 1.0})), 0.5)
+    assert_close(circularity(circles(59, {5: 2.0, 11: 1.0})), 1.0)
+    assert_close(circularity(circles(12, {5: 2.0, 1: 1.0})), 1.0)
 
 
 def test_circularity_leaves_out_components_of_rounding_size() -> None:
     # Below 1e-12 of the variance the second circle counts nothing, above it counts in full.
-    close(circularity(circles(59, {5: 1.0, 11: 1e-7})), 0.5)
-    close(circularity(circles(59, {5: 1.0, 11: 1e-5})), 1.0, atol=1e-6)
+    assert_close(circularity(circles(59, {5: 1.0, 11: 1e-7})), 0.5)
+    assert_close(circularity(circles(59, {5: 1.0, 11: 1e-5})), 1.0, atol=1e-6)
 
 
 def test_circularity_agrees_with_loops() -> None:
@@ -268,12 +270,12 @@ def test_circularity_agrees_with_loops() -> None:
                     for k in range(1, (n - 1) // 2 + 1)
                 ),
             )
-        close(circularity(embedding), total / 4, atol=1e-9)
+        assert_close(circularity(embedding), total / 4, atol=1e-9)
 
 
 def test_circularity_is_batched_and_refuses_constant_embeddings() -> None:
     batch = torch.stack([circles(59, {5: 2.0, 11: 1.0}), circles(59, {5: 1.0, 11: 0.0})])
-    close(circularity(batch), [1.0, 0.5])
+    assert_close(circularity(batch), [1.0, 0.5])
     with pytest.raises(ValueError, match="without variance"):
         circularity(torch.full((7, 3), 0.1))
     with pytest.raises(ValueError, match="at least 3 residues"):
@@ -286,7 +288,7 @@ def test_circularity_ignores_rotation_scale_and_shift(seed: int, scale: float, s
     embedding = gaussian(seed, 13, 5)
     rotation = torch.linalg.qr(gaussian(seed + 1, 5, 5)).Q
     changed = scale * torch.roll(embedding @ rotation, shift, dims=0) + gaussian(seed + 2, 5)
-    close(circularity(changed), circularity(embedding), atol=1e-7)
+    assert_close(circularity(changed), circularity(embedding), atol=1e-7)
 
 
 # Key frequencies.
@@ -334,9 +336,9 @@ def test_every_frequency_can_be_found_the_last_among_them(n: int) -> None:
     grids = torch.stack([neuron_grid(n, k, 0.3 * k, -0.2) + 7.0 for k in ks], dim=-1)
     found = neuron_frequencies(grids)
     assert found.frequency.tolist() == ks
-    close(found.explained, torch.ones(len(ks)))
-    close(neuron_shares(found, n), [1 / len(ks)] * len(ks))
-    close(mean_explained(found), 1.0)
+    assert_close(found.explained, torch.ones(len(ks)))
+    assert_close(neuron_shares(found, n), [1 / len(ks)] * len(ks))
+    assert_close(mean_explained(found), 1.0)
 
 
 def test_explained_share_of_a_square_is_known() -> None:
@@ -344,15 +346,15 @@ def test_explained_share_of_a_square_is_known() -> None:
     n, k = 11, 2
     found = neuron_frequencies(neuron_grid(n, k, 0.1, 0.4).square()[..., None])
     assert found.frequency.tolist() == [k]
-    close(found.explained, [0.8])
+    assert_close(found.explained, [0.8])
 
 
 def test_neurons_without_variance_are_dropped() -> None:
     grids = torch.stack([neuron_grid(7, 3, 0.0, 0.0), torch.full((7, 7), 0.1), torch.zeros(7, 7)], dim=-1)
     found = neuron_frequencies(grids)
     assert found.frequency.tolist() == [3, -1, -1]
-    close(neuron_shares(found, 7), [0, 0, 1])
-    close(mean_explained(found), 1.0)
+    assert_close(neuron_shares(found, 7), [0, 0, 1])
+    assert_close(mean_explained(found), 1.0)
     silent = neuron_frequencies(torch.ones(2, 7, 7, 4))
     with pytest.raises(ValueError, match="fails for 2 of 2"):
         mean_explained(silent)
@@ -384,7 +386,7 @@ def test_neuron_frequencies_agree_with_numpy(n: int, monkeypatch: pytest.MonkeyP
         for neuron in range(7):
             frequency, share = slow_neuron_frequency(grids[step, :, :, neuron].numpy())
             assert found.frequency[step, neuron].item() == frequency
-            close(found.explained[step, neuron], share)
+            assert_close(found.explained[step, neuron], share)
 
 
 @QUICK
@@ -394,7 +396,7 @@ def test_neuron_frequencies_follow_their_neurons(seed: int, scale: float) -> Non
     order = torch.randperm(5, generator=torch.Generator().manual_seed(seed))
     plain, changed = neuron_frequencies(grids), neuron_frequencies(scale * grids[..., order] - 3.0)
     assert torch.equal(changed.frequency, plain.frequency[order])
-    close(changed.explained, plain.explained[order], atol=1e-7)
+    assert_close(changed.explained, plain.explained[order], atol=1e-7)
 
 
 # Operations that see squares.
@@ -407,7 +409,7 @@ def test_square_frequencies_find_what_the_plain_axis_cannot() -> None:
     power = square_frequency_power(embedding)
     assert power.argmax().item() == k - 1
     centred = embedding - embedding.mean(0)
-    close(power[k - 1], centred.square().sum(), atol=1e-9)
+    assert_close(power[k - 1], centred.square().sum(), atol=1e-9)
     others = torch.cat([power[: k - 1], power[k:]])
     assert others.max().item() < 0.1 * power[k - 1].item()
 

@@ -15,7 +15,7 @@ from grokscope.measures.fourier import neuron_frequencies
 from grokscope.measures.phases import Phases, fit_phases, phase_statistics, resultant_chance
 
 
-def close(actual: Tensor, expected: object, atol: float = 1e-12) -> None:
+def assert_close(actual: Tensor, expected: object, atol: float = 1e-12) -> None:
     wanted = torch.as_tensor(expected, dtype=torch.float64)
     torch.testing.assert_close(actual.to(torch.float64), wanted.expand_as(actual), rtol=0, atol=atol)
 
@@ -46,19 +46,19 @@ def test_square_network_with_every_frequency_and_a_grid_of_phases() -> None:
     hidden = (input_a[:, None, :] + input_b[None, :, :]).square()
     logits = hidden @ output.T
     right = torch.nn.functional.one_hot(answer(p, 1), p).bool()
-    close(logits[right], 137.5, atol=1e-9)
-    close(logits[~right], -6.25, atol=1e-9)
+    assert_close(logits[right], 137.5, atol=1e-9)
+    assert_close(logits[~right], -6.25, atol=1e-9)
 
     found = neuron_frequencies(hidden)
     assert torch.equal(found.frequency, k.to(torch.int64))
     phases = fit_phases(input_a, input_b, output, found.frequency)
-    close(phases.theta, 0.0)
+    assert_close(phases.theta, 0.0)
     statistics = phase_statistics(phases)
-    close(statistics.cosine, 1.0)
-    close(statistics.resultant, 1.0)
-    close(statistics.angle, 0.0)
+    assert_close(statistics.cosine, 1.0)
+    assert_close(statistics.resultant, 1.0)
+    assert_close(statistics.angle, 0.0)
     assert statistics.neurons.item() == len(k)
-    close(statistics.effective_neurons, float(len(k)), atol=1e-9)
+    assert_close(statistics.effective_neurons, float(len(k)), atol=1e-9)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -77,8 +77,8 @@ def test_best_readout_of_a_neuron_has_no_misfit(activation: Callable[[Tensor], T
     output.index_add_(0, answer(n, sign).reshape(-1), hidden.reshape(-1, h) / n)
     phases = fit_phases(input_a, input_b, output, k.to(torch.int64), sign=sign)
     # Harmonics fold back onto a prime axis, which leaves a small error for the kinked activations.
-    close(phases.theta, 0.0, atol=1e-9 if activation is torch.square else 1e-4)
-    close(phase_statistics(phases).cosine, 1.0, atol=1e-8)
+    assert_close(phases.theta, 0.0, atol=1e-9 if activation is torch.square else 1e-4)
+    assert_close(phase_statistics(phases).cosine, 1.0, atol=1e-8)
     wrong = phase_statistics(fit_phases(input_a, input_b, output, k.to(torch.int64), sign=-sign))
     assert wrong.resultant.item() < 0.6
 
@@ -98,11 +98,11 @@ def test_phases_and_weights_are_recovered(seed: int, n: int, sign: int) -> None:
         sign=sign,
     )
     for fitted, true in ((phases.input_a, phase_a), (phases.input_b, phase_b), (phases.output, psi)):
-        close(torch.cos(fitted - true), 1.0, atol=1e-9)
-    close(torch.cos(phases.theta - (phase_a + sign * phase_b - psi)), 1.0, atol=1e-9)
+        assert_close(torch.cos(fitted - true), 1.0, atol=1e-9)
+    assert_close(torch.cos(phases.theta - (phase_a + sign * phase_b - psi)), 1.0, atol=1e-9)
     assert bool((phases.theta.abs() <= math.pi + 1e-12).all())
     product = amplitude.prod(0)
-    close(phases.weight, product / product.max(), atol=1e-9)
+    assert_close(phases.weight, product / product.max(), atol=1e-9)
 
 
 @settings(max_examples=15, deadline=None)
@@ -115,7 +115,7 @@ def test_relabelling_that_respects_the_sum_leaves_theta(seed: int, shift_a: int,
     moved = fit_phases(
         torch.roll(a, shift_a, 0), torch.roll(b, shift_b, 0), torch.roll(out, shift_a + shift_b, 0), k
     )
-    close(torch.cos(moved.theta - plain.theta), 1.0, atol=1e-9)
+    assert_close(torch.cos(moved.theta - plain.theta), 1.0, atol=1e-9)
 
 
 def test_statistics_are_weighted_circular_means() -> None:
@@ -125,11 +125,11 @@ def test_statistics_are_weighted_circular_means() -> None:
     statistics = phase_statistics(Phases(zeros, zeros, zeros, theta, weight, weight > 0))
     x = (math.cos(0.2) + 0.5 * math.cos(math.pi - 0.1)) / 1.5
     y = (math.sin(0.2) + 0.5 * math.sin(math.pi - 0.1)) / 1.5
-    close(statistics.cosine, x)
-    close(statistics.resultant, math.hypot(x, y))
-    close(statistics.angle, math.atan2(y, x))
+    assert_close(statistics.cosine, x)
+    assert_close(statistics.resultant, math.hypot(x, y))
+    assert_close(statistics.angle, math.atan2(y, x))
     assert statistics.neurons.item() == 2
-    close(statistics.effective_neurons, 1.5**2 / 1.25)
+    assert_close(statistics.effective_neurons, 1.5**2 / 1.25)
 
 
 def test_equal_misfits_have_full_resultant_at_their_own_angle() -> None:
@@ -138,9 +138,9 @@ def test_equal_misfits_have_full_resultant_at_their_own_angle() -> None:
     phase_a, phase_b = uniform(1, h), uniform(2, h)
     output = cosines(n, k, phase_a + phase_b - 2.0)
     statistics = phase_statistics(fit_phases(cosines(n, k, phase_a), cosines(n, k, phase_b), output, k))
-    close(statistics.resultant, 1.0)
-    close(statistics.angle, 2.0)
-    close(statistics.cosine, math.cos(2.0))
+    assert_close(statistics.resultant, 1.0)
+    assert_close(statistics.angle, 2.0)
+    assert_close(statistics.cosine, math.cos(2.0))
 
 
 def test_random_phases_are_at_chance() -> None:
@@ -162,7 +162,7 @@ def test_neurons_without_a_phase_are_left_out() -> None:
     phases = fit_phases(a, a, output, k)
     assert phases.used.tolist() == [True, False, False, False]
     assert phases.weight.tolist() == [1.0, 0.0, 0.0, 0.0]
-    close(phase_statistics(phases).cosine, 1.0)
+    assert_close(phase_statistics(phases).cosine, 1.0)
     with pytest.raises(ValueError, match="no neuron with a frequency"):
         phase_statistics(fit_phases(a[:, 1:3], a[:, 1:3], output[:, 1:3], k[1:3]))
 

@@ -34,7 +34,7 @@ QUICK = settings(max_examples=25, deadline=None)
 DOUBLE = torch.float64
 
 
-def close(actual: Tensor, expected: object, atol: float = 1e-12, rtol: float = 0.0) -> None:
+def assert_close(actual: Tensor, expected: object, atol: float = 1e-12, rtol: float = 0.0) -> None:
     wanted = torch.as_tensor(expected, dtype=DOUBLE)
     torch.testing.assert_close(actual.to(DOUBLE), wanted.expand_as(actual), rtol=rtol, atol=atol)
 
@@ -53,17 +53,17 @@ def rotation(seed: int, n: int) -> Tensor:
 def test_two_one_one() -> None:
     matrix = rotation(1, 5)[:, :3] @ torch.diag(torch.tensor([2.0, 1.0, 1.0], dtype=DOUBLE)) @ rotation(2, 3)
     summary = map_summary(matrix, depth=3)
-    close(summary["singular_values"], [2, 1, 1])
-    close(summary["stable_rank"], 1.5)
-    close(summary["participation"], 2.0)
-    close(summary["entropy_rank"], 2.381102, atol=5e-7)
-    close(summary["effective_rank"], 2 * math.sqrt(2))
+    assert_close(summary["singular_values"], [2, 1, 1])
+    assert_close(summary["stable_rank"], 1.5)
+    assert_close(summary["participation"], 2.0)
+    assert_close(summary["entropy_rank"], 2.381102, atol=5e-7)
+    assert_close(summary["effective_rank"], 2 * math.sqrt(2))
     assert summary["numerical_rank"].item() == 3
-    close(summary["schatten_half"], 3.414214, atol=5e-7)
-    close(summary["schatten_two_over_depth"], 3.587401, atol=5e-7)
-    close(summary["nuclear"], 4.0)
-    close(summary["frobenius"], math.sqrt(6))
-    close(summary["spectral"], 2.0)
+    assert_close(summary["schatten_half"], 3.414214, atol=5e-7)
+    assert_close(summary["schatten_two_over_depth"], 3.587401, atol=5e-7)
+    assert_close(summary["nuclear"], 4.0)
+    assert_close(summary["frobenius"], math.sqrt(6))
+    assert_close(summary["spectral"], 2.0)
 
 
 def test_summary_names() -> None:
@@ -80,7 +80,7 @@ def test_summary_names() -> None:
 def test_all_ranks_of_an_isometry_are_its_rank() -> None:
     summary = map_summary(torch.eye(7)[:, :4])
     for name in ("stable_rank", "participation", "entropy_rank", "effective_rank", "numerical_rank"):
-        close(summary[name], 4.0)
+        assert_close(summary[name], 4.0)
 
 
 def test_numerical_rank_knows_the_stored_dtype() -> None:
@@ -95,8 +95,8 @@ def test_numerical_rank_knows_the_stored_dtype() -> None:
 
 def test_schatten_powers_leave_out_rounding() -> None:
     sigma = torch.tensor([4.0, 1.0, 1e-9], dtype=DOUBLE)
-    close(schatten_power(sigma, 0.5, (59, 59), torch.float32), 3.0)
-    close(schatten_power(sigma, 0.5, (59, 59), torch.float64), 3.0 + math.sqrt(1e-9))
+    assert_close(schatten_power(sigma, 0.5, (59, 59), torch.float32), 3.0)
+    assert_close(schatten_power(sigma, 0.5, (59, 59), torch.float64), 3.0 + math.sqrt(1e-9))
     with pytest.raises(ValueError, match="exponent 0"):
         schatten_power(sigma, 0, (3, 3), torch.float32)
 
@@ -111,17 +111,17 @@ def test_gram_matrix_is_not_good_enough_for_a_rank_deficient_map() -> None:
     sigma = singular_values(matrix)
     gram = torch.linalg.eigvalsh(matrix.T @ matrix).clamp(min=0).flip(-1).sqrt()
 
-    close(effective_rank(sigma) / effective_rank(truth), 1.0, atol=1e-11)
+    assert_close(effective_rank(sigma) / effective_rank(truth), 1.0, atol=1e-11)
     assert abs(effective_rank(gram) / effective_rank(truth) - 1).item() > 1e-8
     half = truth.sqrt().sum()
-    close(schatten_power(sigma, 0.5, (59, 59), torch.float32) / half, 1.0)
+    assert_close(schatten_power(sigma, 0.5, (59, 59), torch.float32) / half, 1.0)
     assert abs(gram.sqrt().sum() / half - 1).item() > 1e-5
     assert numerical_rank(sigma, (59, 59), torch.float32).item() == 32
     assert numerical_rank(sigma, (59, 59), torch.float64).item() == 32
     assert numerical_rank(gram, (59, 59), torch.float64).item() > 32
     for rank in (stable_rank, entropy_rank, participation_rank):
-        close(rank(gram) / rank(truth), 1.0, atol=1e-9)
-    close(factored_singular_values([left, right]) / truth, 1.0, atol=1e-10)
+        assert_close(rank(gram) / rank(truth), 1.0, atol=1e-9)
+    assert_close(factored_singular_values([left, right]) / truth, 1.0, atol=1e-10)
 
 
 def test_zero_maps_have_no_rank_but_a_norm() -> None:
@@ -132,9 +132,9 @@ def test_zero_maps_have_no_rank_but_a_norm() -> None:
             rank(sigma)
     with pytest.raises(ValueError, match="zero map"):
         map_summary(batch)
-    close(frobenius(sigma), [math.sqrt(3), 0])
-    close(spectral(sigma), [1, 0])
-    close(schatten_power(sigma, 0.5, (3, 3), torch.float32), [3, 0])
+    assert_close(frobenius(sigma), [math.sqrt(3), 0])
+    assert_close(spectral(sigma), [1, 0])
+    assert_close(schatten_power(sigma, 0.5, (3, 3), torch.float32), [3, 0])
 
 
 def test_bad_maps_are_named() -> None:
@@ -188,18 +188,18 @@ def test_factored_values_equal_those_of_the_product(widths: tuple[int, ...]) -> 
     r = min(widths)
     reference = torch.linalg.svdvals(product)
     assert sigma.shape == (2, r)
-    close(sigma / reference[:, :r], 1.0, atol=1e-10)
-    close(reference[:, r:] / reference[:, :1], 0.0, atol=1e-13)
+    assert_close(sigma / reference[:, :r], 1.0, atol=1e-10)
+    assert_close(reference[:, r:] / reference[:, :1], 0.0, atol=1e-13)
     shape = (widths[0], widths[-1])
     whole = spectrum_summary(reference, shape, torch.float32)
     for name, value in spectrum_summary(sigma, shape, torch.float32).items():
         if name != "singular_values":
-            close(value, whole[name], atol=0, rtol=1e-9)
+            assert_close(value, whole[name], atol=0, rtol=1e-9)
 
 
 def test_factored_values_broadcast_over_steps() -> None:
     shared, stepped = gaussian(1, 8, 3), gaussian(2, 4, 3, 9)
-    close(
+    assert_close(
         factored_singular_values([shared, stepped]), torch.linalg.svdvals(shared @ stepped)[:, :3], atol=1e-11
     )
 
@@ -208,10 +208,10 @@ def test_scales_of_a_second_moment() -> None:
     maps = gaussian(3, 2, 50, 6, 4)
     stacked = maps.reshape(2, 300, 4) / math.sqrt(50)
     moment = maps.mT.matmul(maps).mean(1)
-    close(second_moment_scales(moment), torch.linalg.svdvals(stacked), atol=1e-9)
+    assert_close(second_moment_scales(moment), torch.linalg.svdvals(stacked), atol=1e-9)
     deficient = gaussian(4, 6, 2)
     scales = second_moment_scales(deficient @ deficient.T)
-    close(scales[:2], torch.linalg.svdvals(deficient), atol=1e-9)
+    assert_close(scales[:2], torch.linalg.svdvals(deficient), atol=1e-9)
     assert scales[2:].tolist() == [0.0] * 4
     assert second_moment_scales(torch.zeros(3, 3)).tolist() == [0.0] * 3
     for bad in (-torch.eye(3), torch.triu(torch.ones(3, 3))):
@@ -227,9 +227,9 @@ def test_balanced_factors_have_no_gap(depth: int) -> None:
     sigma = torch.tensor([3.0, 1.0, 0.2], dtype=DOUBLE)
     frames = [rotation(i, 6)[:, :3] for i in range(depth + 1)]
     layers = [frames[i + 1] @ torch.diag(sigma.pow(1 / depth)) @ frames[i].T for i in range(depth)]
-    close(balance_gap(layers), 0.0, atol=1e-10)
+    assert_close(balance_gap(layers), 0.0, atol=1e-10)
     for difference in imbalances(layers):
-        close(difference, 0.0)
+        assert_close(difference, 0.0)
 
 
 @pytest.mark.parametrize("t", [0.5, 1.0, 3.0])
@@ -237,7 +237,7 @@ def test_gap_of_scaled_balanced_pair(t: float) -> None:
     sigma = torch.tensor([3.0, 1.0, 0.2], dtype=DOUBLE)
     root = torch.diag(sigma.sqrt())
     lower, upper = root @ rotation(1, 7)[:3], rotation(2, 5)[:, :3] @ root
-    close(balance_gap([t * lower, upper / t]), (t - 1 / t) ** 2 * sigma.sum(), atol=1e-11)
+    assert_close(balance_gap([t * lower, upper / t]), (t - 1 / t) ** 2 * sigma.sum(), atol=1e-11)
 
 
 @QUICK
@@ -256,7 +256,7 @@ def test_gap_is_nonnegative_and_invariant(seed: int, widths: list[int], scale: f
     )
     frames = [rotation(seed + 50 + i, width) for i, width in enumerate(widths)]
     turned = [frames[i + 1] @ layer @ frames[i].T for i, layer in enumerate(layers)]
-    close(balance_gap(turned), gap, atol=1e-9 * energy)
+    assert_close(balance_gap(turned), gap, atol=1e-9 * energy)
     assert balance_gap([layer.expand(3, *layer.shape) for layer in layers]).shape == (3,)
 
 
@@ -278,7 +278,7 @@ def test_linear_flow_with_decay_forgets_imbalance_exponentially() -> None:
         d1, d2 = velocity(lower + dt * c1, upper + dt * c2)
         lower = lower + dt / 6 * (a1 + 2 * b1 + 2 * c1 + d1)
         upper = upper + dt / 6 * (a2 + 2 * b2 + 2 * c2 + d2)
-    close(imbalances([lower, upper])[0], math.exp(-2 * decay * end) * start, atol=1e-7)
+    assert_close(imbalances([lower, upper])[0], math.exp(-2 * decay * end) * start, atol=1e-7)
 
 
 # Invariances.
@@ -294,9 +294,9 @@ def test_spectra_ignore_rotations_and_ranks_ignore_scale(seed: int, m: int, n: i
     powers = {"schatten_half": 0.5, "schatten_two_over_depth": 2 / 3}
     lengths = {"nuclear", "frobenius", "spectral", "singular_values"}
     for name, value in plain.items():
-        close(turned[name], value, atol=1e-7)
+        assert_close(turned[name], value, atol=1e-7)
         factor = scale ** powers.get(name, 1.0 if name in lengths else 0.0)
-        close(scaled[name] / factor, value, atol=1e-7)
+        assert_close(scaled[name] / factor, value, atol=1e-7)
 
 
 @QUICK
@@ -311,5 +311,5 @@ def test_ranks_are_ordered(sigma: list[float]) -> None:
 
 def test_tiny_and_huge_maps_keep_their_ranks() -> None:
     for scale in (1e-200, 1e200):
-        close(stable_rank(scale * torch.tensor([2.0, 1.0, 1.0], dtype=DOUBLE)), 1.5)
-        close(participation_rank(scale * torch.tensor([2.0, 1.0, 1.0], dtype=DOUBLE)), 2.0)
+        assert_close(stable_rank(scale * torch.tensor([2.0, 1.0, 1.0], dtype=DOUBLE)), 1.5)
+        assert_close(participation_rank(scale * torch.tensor([2.0, 1.0, 1.0], dtype=DOUBLE)), 2.0)

@@ -43,7 +43,7 @@ def notebook(forward: Callable[[Params, Tensor], Tensor], recipe: Recipe, params
     return {name: value.detach() for name, value in leaves.items()}
 
 
-def compare(recipe: Recipe, forward: Callable[[Params, Tensor], Tensor], directory: Path) -> None:
+def check_equal(recipe: Recipe, forward: Callable[[Params, Tensor], Tensor], directory: Path) -> None:
     train(recipe, directory, device="cpu")
     with Trajectory(directory / "trajectory.h5") as stored:
         first = {name: torch.from_numpy(value) for name, value in stored.params_at(0).items()}
@@ -103,11 +103,11 @@ FLOAT64 = ("train.dtype=float64", "save.schedule=['0:end:20']", "save.evaluate=[
 
 
 def test_mlp(tiny, tmp_path):
-    compare(tiny(*FLOAT64), mlp, tmp_path / "run")
+    check_equal(tiny(*FLOAT64), mlp, tmp_path / "run")
 
 
 def test_mlp_of_two_hidden_layers_with_warmup(tiny, tmp_path):
-    compare(tiny(*FLOAT64, "model.hidden=[12, 9]", "train.warmup=10"), mlp, tmp_path / "run")
+    check_equal(tiny(*FLOAT64, "model.hidden=[12, 9]", "train.warmup=10"), mlp, tmp_path / "run")
 
 
 def test_mlp_with_separate_summed_embeddings_gelu_and_a_head_bias(tiny, tmp_path):
@@ -115,14 +115,14 @@ def test_mlp_with_separate_summed_embeddings_gelu_and_a_head_bias(tiny, tmp_path
         "model.embedding=separate", "model.combine=sum", "model.activation=gelu", "model.hidden_bias=false",
         "model.head_bias=true",
     )  # fmt: skip
-    compare(tiny(*FLOAT64, *changes), summed_gelu_mlp, tmp_path / "run")
+    check_equal(tiny(*FLOAT64, *changes), summed_gelu_mlp, tmp_path / "run")
 
 
 TRANSFORMER = "model={family='transformer', d_model=12, n_heads=3, d_mlp=16}"
 
 
 def test_transformer(tiny, tmp_path):
-    compare(
+    check_equal(
         tiny(*FLOAT64, TRANSFORMER),
         lambda params, pairs: transformer(params, pairs, norms=False, biases=False),
         tmp_path / "run",
@@ -130,7 +130,7 @@ def test_transformer(tiny, tmp_path):
 
 
 def test_transformer_with_layer_norm_and_biases(tiny, tmp_path):
-    compare(
+    check_equal(
         tiny(*FLOAT64, TRANSFORMER, "model.layer_norm=true", "model.biases=true", "train.warmup=10"),
         lambda params, pairs: transformer(params, pairs, norms=True, biases=True),
         tmp_path / "run",
