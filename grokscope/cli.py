@@ -109,7 +109,7 @@ def train(
     resume: bool,
     workspace: Path,
 ) -> None:
-    """Train RECIPE (a built-in name or a TOML file) and save its trajectory."""
+    """Train RECIPE (a built-in name, a TOML file, or a run.json) and save its trajectory."""
     from grokscope.training import read_recipe
 
     settle_process()

@@ -22,7 +22,13 @@ from grokscope.errors import GrokscopeError
 from grokscope.foreign.audit import Finding, audit, audit_proof
 from grokscope.foreign.containers import ForeignRun, Skipped, gather
 from grokscope.foreign.dialects import Recognised, Unrecognised, recognise
-from grokscope.foreign.facts import ACTIVATION_NAMES, OPERATION_NAMES, recorded_numbers
+from grokscope.foreign.facts import (
+    ACTIVATION_NAMES,
+    DECAY_NAMES,
+    LEARNING_RATE_NAMES,
+    OPERATION_NAMES,
+    recorded_numbers,
+)
 from grokscope.foreign.hypotheses import (
     ACTIVATIONS,
     Hypothesis,
@@ -304,7 +310,12 @@ def _manifest(run: ImportedRun) -> dict[str, Any]:
     return {
         "name": run.name,
         "kind": "imported",
-        "config": {"seed": run.split.seed, "task": task, "model": settings_dict(run.model.settings)},
+        "config": {
+            "seed": run.split.seed,
+            "task": task,
+            "model": settings_dict(run.model.settings),
+            **_recorded_training(run),
+        },
         "split": pack_mask(run.split.mask),
         "card": {
             **printed["recognised"],
@@ -325,6 +336,18 @@ def _manifest(run: ImportedRun) -> dict[str, Any]:
             "sources": _sources(run.source),
         },
     }
+
+
+def _recorded_training(run: ImportedRun) -> dict[str, dict[str, float]]:
+    """The optimiser settings recorded beside the weights, under our names; nothing is assumed."""
+    facts, inside = run.source.facts, dict(run.source.snapshots[-1].scalars)
+    found = {"lr": facts.find(LEARNING_RATE_NAMES, inside), "weight_decay": facts.find(DECAY_NAMES, inside)}
+    settings = {
+        name: float(fact[0])
+        for name, fact in found.items()
+        if fact is not None and isinstance(fact[0], int | float) and 0 <= fact[0] < 1e6
+    }
+    return {"train": settings} if settings else {}
 
 
 def _sources(source: ForeignRun) -> Mapping[str, str]:

@@ -20,6 +20,7 @@ __all__ = [
     "Account",
     "BlockAccount",
     "bound_slack",
+    "bypassed_layer_norms",
     "cancellation",
     "head_gradient_norms",
     "logit_gradient",
@@ -89,6 +90,41 @@ def head_gradient_norms(features: Tensor, delta: Tensor) -> tuple[Tensor, Tensor
     return delta_norm * feature_norm, delta_norm * torch.hypot(feature_norm, torch.ones_like(feature_norm))
 
 
+def bypassed_layer_norms(form: GatedForm, z: Tensor, delta: Tensor, *, output_bias: bool) -> Tensor:
+    """Per-sample gradient norms of both matrices of a layer that writes into a residual stream, exact.
+
+    With logits = (z + φ(z W_in + b_in) W_out + b_out) W_U + u, r = δ W_Uᵀ what reaches the stream and
+    g = (r W_outᵀ) φ'(pre): ∇W_out = h ⊗ r, ∇b_out = r, ∇W_in = z ⊗ g and ∇b_in = g.
+
+    Args:
+        form: one hidden layer with a direct path: weights[0] = W_in, head = W_out W_U, direct = W_U.
+        z: (N, d_0) the stream before the layer.
+        delta: (N, C) the gradient of each sample's loss in the logits.
+        output_bias: whether there is a b_out and it counts; b_in counts where the form has it.
+
+    Returns:
+        (N,) norms over W_in, W_out and their biases together.
+
+    Raises:
+        ValueError: a form without a direct path, or shapes that do not fit.
+    """
+    if form.direct is None or delta.shape != (z.shape[0], form.n_classes):
+        raise ValueError(
+            f"bypassed_layer_norms: got delta {tuple(delta.shape)} and a form "
+            f"{'without' if form.direct is None else 'with'} a direct path, expected "
+            f"({z.shape[0]}, {form.n_classes}) and one with it"
+        )
+    (pre,), _ = gated_forward(form, z)
+    delta = delta.to(torch.float64)
+    one = torch.ones(len(z), dtype=torch.float64, device=delta.device)
+    hidden, stream = _row_norms(form.activate(pre)), _row_norms(z)
+    above = _row_norms(delta @ form.direct.T)
+    below = _row_norms((delta @ form.head.T) * _slope(form, pre))
+    above = above * (torch.hypot(hidden, one) if output_bias else hidden)
+    below = below * (stream if form.biases[0] is None else torch.hypot(stream, one))
+    return torch.hypot(above, below)
+
+
 @dataclass(frozen=True, eq=False)
 class BlockAccount:
     """Per-sample gradient norms of one block beside their chain-rule bound.
@@ -130,17 +166,19 @@ class Account:
 def per_sample_account(
     form: GatedForm,
     z: Tensor,
-    targets: Tensor,
+    targets: Tensor | None,
     *,
     embedding_width: int | None,
     combine: str | None,
     same_operand: Tensor | None = None,
     temperature: float = 1.0,
+    delta: Tensor | None = None,
 ) -> Account:
-    """Per-sample gradient norms of cross-entropy and their chain-rule bounds (arXiv 2606.05863).
+    """Per-sample gradient norms and their chain-rule bounds (arXiv 2606.05863).
 
-    With δ the gradient in the logits, h the last hidden layer, κ = 1 for ReLU and `GELU_LARGEST_SLOPE` for
-    GELU: ‖∇_U ℓ‖ = ‖δ‖‖h‖, and below it
+    Of cross-entropy, or of any loss whose gradient δ in the logits is given: nothing else of the loss enters.
+    With  h the last hidden layer, κ = 1 for ReLU and `GELU_LARGEST_SLOPE` for GELU: ‖∇_U ℓ‖ = ‖δ‖‖h‖, and below
+    it
     ‖∇_{W_l} ℓ‖ ≤ κ^{L−l+1} ‖h_{l−1}‖ Π_{k>l} ‖W_k‖₂ ‖U‖₂ ‖δ‖, h_0 = z,
     ‖∇_E ℓ‖ ≤ ‖B_i‖₂ (κ^L Π_k ‖W_k‖₂ ‖U‖₂ + ‖direct‖₂) ‖δ‖, where B_i takes embedding rows to z.
     A bias that comes with a weight multiplies both sides by √(1 + ‖input‖²)/‖input‖.
@@ -152,23 +190,25 @@ def per_sample_account(
     Args:
         form: the network from z to logits.
         z: (N, d_0) combined inputs.
-        targets: (N,) integer classes.
+        targets: (N,) integer classes; None where `delta` is given.
         embedding_width: d of one operand's embedding: d_0 = 2d for a concatenation, d for a sum. None with
             `combine=None`.
         combine: "concatenation", "sum", or None for raw features (no embedding block).
         same_operand: (N,) bool, samples whose operands are one row of one shared table; None for nowhere.
-        temperature: τ > 0 of the training loss.
+        temperature: τ > 0 of the training loss, with `targets`.
+        delta: (N, C), the gradient of each sample's loss in the logits; z − y for ½‖z − y‖².
 
     Returns:
         Per-sample norms and bounds, float64.
 
     Raises:
-        ValueError: shapes that do not fit, an unknown `combine`, or what `logit_gradient` refuses.
+        ValueError: shapes that do not fit, an unknown `combine`, both or neither of `targets` and `delta`, a
+            `delta` that is not finite, or what `logit_gradient` refuses.
     """
     _check_embedding(form, z, embedding_width, combine, same_operand)
     z = z.to(torch.float64)
     pre_activations, logits = gated_forward(form, z)
-    delta = logit_gradient(logits, targets, temperature)
+    delta = _loss_gradient(logits, targets, temperature, delta)
     delta_norm = _row_norms(delta)
     # all that follows is linear in δ: its direction alone keeps squares of tiny losses from underflow
     upstream = delta / delta_norm.clamp(min=torch.finfo(torch.float64).tiny).unsqueeze(1)
@@ -269,6 +309,24 @@ def _block_account(
         bound=delta_norm * reach * input_norm,
         bound_with_bias=delta_norm * reach * with_bias,
     )
+
+
+def _loss_gradient(
+    logits: Tensor, targets: Tensor | None, temperature: float, delta: Tensor | None
+) -> Tensor:
+    """δ of cross-entropy on the targets, or the given one."""
+    if targets is not None and delta is None:
+        return logit_gradient(logits, targets, temperature)
+    if targets is not None or delta is None:
+        raise ValueError(
+            f"per_sample_account: got {'both' if delta is not None else 'neither'} of targets and delta, "
+            "expected one"
+        )
+    if delta.shape != logits.shape or not bool(delta.isfinite().all()):
+        raise ValueError(
+            f"per_sample_account: got delta {tuple(delta.shape)}, expected finite {tuple(logits.shape)}"
+        )
+    return delta.to(torch.float64)
 
 
 def _slope(form: GatedForm, pre: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import optimize
 
 from grokscope.measures.crossings import Crossing, delay, first_hold, series
-from grokscope.measures.lines import LineFit, fit_line
+from grokscope.measures.lines import LineFit, fit_blocks, fit_line
 from grokscope.measures.tails import TailFit, TailModel, tail_fit, theta_from_gradient
 
 __all__ = [
@@ -41,6 +41,9 @@ __all__ = [
 
 Preferred = Literal["logarithmic", "power", "cannot tell"]
 Ends = tuple[float | None, float | None]
+
+# How far the slope over either half of a straight window may be from the slope over the whole.
+_HALVES = 0.25
 
 
 @dataclass(frozen=True)
@@ -235,8 +238,12 @@ def gap_growth(
 ) -> Growth:
     """Growth of the margin per step once it is positive, and how long it is linear (arXiv 2606.05863).
 
-    The margin has turned positive where it stays > 0 for q saves. The window is the longest stretch from
-    there over which a rising straight line keeps R squared >= ``r_squared``, ``at_least`` five defined saves.
+    The margin has turned positive where it stays > 0 for q saves. The window is the longest stretch of
+    ``at_least`` defined saves or more from there over which the margin rises along a straight line: R squared
+    at least ``r_squared``, and the slopes over the first and the second half of its saves both within 25 % of
+    the slope over all of it, since R squared alone also accepts a curve that flattens. The slope and its
+    interval are those of means of consecutive blocks of saves (`lines.block_slope`), whose residuals are not
+    taken as independent.
 
     Raises:
         ValueError: a malformed series.
@@ -249,9 +256,10 @@ def gap_growth(
     x_N, y_N = steps_T[usable], margin_T[usable]
     n = _longest_line(x_N, y_N, r_squared, at_least)
     if n is None:
-        reason = f"no straight rise over {at_least} saves (R squared {r_squared}) from {positive.by}"
+        reason = f"no straight rise over {at_least} saves ({_straight(r_squared)}) from {positive.by}"
         return Growth(positive, None, None, False, reason)
-    return Growth(positive, fit_line(x_N[:n], y_N[:n]), (int(x_N[0]), int(x_N[n - 1])), n == x_N.size, None)
+    line = fit_blocks(x_N[:n], y_N[:n])
+    return Growth(positive, line, (int(x_N[0]), int(x_N[n - 1])), n == x_N.size, None)
 
 
 def tail_contraction(
@@ -260,8 +268,9 @@ def tail_contraction(
     """mu_t = 1 - L_{t+1} / L_t per step, and how long one mu describes it (arXiv 2606.05863).
 
     Between saves that lie m steps apart the rate is 1 - (L'/L)^(1/m). The window is the longest stretch from
-    the first save at or after ``start_step`` over which log L falls along a straight line with R squared >=
-    ``r_squared``; it ends before the first loss that is not positive.
+    the first save at or after ``start_step`` over which log L falls along a straight line, as straight as
+    `gap_growth` asks of the margin (R squared, and both halves within 25 % of the whole); it ends before the
+    first loss that is not positive. mu and its interval come from the slope of block means, as there.
 
     Raises:
         ValueError: a malformed series.
@@ -277,10 +286,10 @@ def tail_contraction(
     n = _longest_line(x_N[:end], -y_N, r_squared, at_least)
     if n is None:
         reason = (
-            f"no straight fall of log loss over {at_least} saves (R squared {r_squared}) from {start_step}"
+            f"no straight fall of log loss over {at_least} saves ({_straight(r_squared)}) from {start_step}"
         )
         return Contraction(left, rates, None, None, None, None, None, None, False, reason)
-    line = fit_line(x_N[:n], y_N[:n])
+    line = fit_blocks(x_N[:n], y_N[:n])
     low, high = (None if end is None else float(-np.expm1(end)) for end in (line.high, line.low))
     return Contraction(
         left,
@@ -345,14 +354,33 @@ def _log_likelihood(residual_N: NDArray[np.float64], width_N: NDArray[np.float64
     return max(value(float(found.x)), value(float(coarse[best])), value(-np.inf))
 
 
+def _straight(r_squared: float) -> str:
+    return f"R squared {r_squared}, slopes of both halves within {_HALVES:.0%} of the whole"
+
+
 def _longest_line(x_N: NDArray, y_N: NDArray, r_squared: float, at_least: int) -> int | None:
-    """The largest n for which the first n points lie on a rising line with at least the given R squared."""
+    """The largest n for which the first n points lie on one rising line, or ``None``.
+
+    R squared is at least the given one, and the slopes over the first and over the second half of the points
+    (an odd one in the middle belongs to both) are within ``_HALVES`` of the slope over all.
+    """
     if x_N.size < at_least:
         return None
     x, y = (x_N - x_N[0]).astype(np.float64), y_N - y_N[0]
-    n = np.arange(1, x.size + 1)
-    sxx = np.cumsum(x * x) - np.cumsum(x) ** 2 / n
-    syy = np.cumsum(y * y) - np.cumsum(y) ** 2 / n
-    sxy = np.cumsum(x * y) - np.cumsum(x) * np.cumsum(y) / n
-    good = np.flatnonzero((sxy > 0) & (sxy**2 >= r_squared * sxx * syy) & (n >= at_least))
-    return int(good[-1]) + 1 if good.size else None
+    sums = np.zeros((5, x.size + 1))
+    np.cumsum([x, y, x * x, x * y, y * y], axis=1, out=sums[:, 1:])
+
+    def moments(first: NDArray, end: NDArray) -> NDArray:
+        """Centred sums xx, xy and yy over the points first..end - 1, one column per window."""
+        sx, sy, sxx, sxy, syy = sums[:, end] - sums[:, first]
+        count = end - first
+        return np.stack([sxx - sx * sx / count, sxy - sx * sy / count, syy - sy * sy / count])
+
+    n = np.arange(at_least, x.size + 1)
+    xx, xy, yy = moments(np.zeros_like(n), n)
+    good = (xy > 0) & (xy**2 >= r_squared * xx * yy)
+    for part in (moments(np.zeros_like(n), (n + 1) // 2), moments(n // 2, n)):
+        # slopes compared as products, so that rounding of a very short half cannot divide by zero
+        good &= np.abs(part[1] * xx - xy * part[0]) <= _HALVES * xy * part[0]
+    kept = np.flatnonzero(good)
+    return int(n[kept[-1]]) if kept.size else None

@@ -51,6 +51,9 @@ __all__ = [
 # 1e-15.
 _NO_VARIATION = 1e-24
 
+# A neuron has a frequency of its own where that explains more of its variance than any other, by this much.
+_TIE = 1e-9
+
 # Float64 entries that one block of `neuron_frequencies` may hold (32 MiB).
 _BLOCK_ENTRIES = 1 << 22
 
@@ -60,13 +63,17 @@ class NeuronFrequencies:
     """The frequency of each neuron.
 
     Attributes:
-        frequency: (..., h) int64, in 1..n//2; -1 for a neuron whose activation does not vary.
-        explained: (..., h) share of the neuron's variance that lies in the block of its own frequency; 0 (and
-            without meaning) where ``frequency`` is -1.
+        frequency: (..., h) int64, in 1..n//2; -1 for a neuron without a frequency of its own, whose
+            activation does not vary or whose best frequency explains no more than another (a neuron that is
+            active on a single pair of inputs holds equal energy at every frequency of odd n).
+        explained: (..., h) share of the neuron's variance that lies in the block of its best frequency, tied
+            or not; 0 (and without meaning) where ``varies`` does not hold.
+        varies: (..., h) bool, whether the activation varies over the inputs.
     """
 
     frequency: Tensor
     explained: Tensor
+    varies: Tensor
 
 
 def column_power(matrix: Tensor) -> Tensor:
@@ -178,12 +185,15 @@ def inverse_participation(*slots: Tensor) -> Tensor:
 def complex_inverse_participation(*slots: Tensor) -> Tensor:
     """Mean inverse participation ratio in the complex transform: sum_nu |w_nu|^4 with sum_nu |w_nu|^2 = 1.
 
-    The form printed in arXiv 2301.02679: nu runs over all n signed frequencies, the constant among them, so a
-    pure cosine gives 1/2. The mean is over neurons and slots that vary, as in `inverse_participation`.
+    The form printed in arXiv 2301.02679, constant dropped: nu runs over the n - 1 signed frequencies that are
+    not 0, so a pure cosine gives 1/2 whatever is added to it. (The weights of a neuron behind an embedding
+    carry its bias and the mean of the other operand in the constant.) The mean is over neurons and slots that
+    vary, as in `inverse_participation`.
     """
 
     def per_neuron(weights: Tensor) -> Tensor:
-        return _safe_shares(torch.fft.fft(weights, dim=-2).abs().square()).square().sum(-2)
+        centred = weights - weights.mean(-2, keepdim=True)
+        return _safe_shares(torch.fft.fft(centred, dim=-2).abs().square()).square().sum(-2)
 
     return _neuron_mean(slots, "complex inverse participation", per_neuron)
 
@@ -247,8 +257,9 @@ def neuron_frequencies(activations: Tensor) -> NeuronFrequencies:
 
     As in arXiv 2301.05217, the last frequency not left out. Each activation is centred over all inputs and
     transformed in both operands. A frequency's energy is that in the block {1, cos_k, sin_k}^2 ({1, alt}^2
-    at k = n/2); the neuron takes the frequency with most, the lower one of equals. Works through blocks of
-    neurons, so that little beside ``activations`` is held in float64.
+    at k = n/2); the neuron takes the frequency with most, and none where the second is within 1e-9 of its
+    variance of the first. Works through blocks of neurons, so that little beside ``activations`` is held in
+    float64.
 
     Args:
         activations: (..., n, n, h), both operands over all residues in order.
@@ -265,6 +276,7 @@ def neuron_frequencies(activations: Tensor) -> NeuronFrequencies:
     flat = activations.reshape(-1, n, n, h)
     frequency = torch.full((flat.shape[0], h), -1, dtype=torch.int64, device=activations.device)
     explained = torch.zeros(flat.shape[0], h, dtype=torch.float64, device=activations.device)
+    varying = torch.zeros(flat.shape[0], h, dtype=torch.bool, device=activations.device)
     width = max(1, _BLOCK_ENTRIES // (n * n))
     for index in range(flat.shape[0]):
         for start in range(0, h, width):
@@ -273,12 +285,14 @@ def neuron_frequencies(activations: Tensor) -> NeuronFrequencies:
             own = _block_energy(centred, pairs)
             varies = variance > _NO_VARIATION * whole
             shares = own / torch.where(varies, variance, 1.0)
-            best = shares.round(decimals=12).argmax(0)
-            top = shares.gather(0, best[None])[0].clamp(max=1.0)
-            frequency[index, start : start + width] = torch.where(varies, best + 1, -1)
-            explained[index, start : start + width] = torch.where(varies, top, 0.0)
-    batch = activations.shape[:-3]
-    return NeuronFrequencies(frequency.reshape(*batch, h), explained.reshape(*batch, h))
+            leading = shares.topk(min(2, len(shares)), dim=0)
+            top = leading.values[0]
+            alone = varies & ((top - leading.values[1] >= _TIE) if len(shares) > 1 else (top > 0))
+            frequency[index, start : start + width] = torch.where(alone, leading.indices[0] + 1, -1)
+            explained[index, start : start + width] = torch.where(varies, top.clamp(max=1.0), 0.0)
+            varying[index, start : start + width] = varies
+    shape = (*activations.shape[:-3], h)
+    return NeuronFrequencies(frequency.reshape(shape), explained.reshape(shape), varying.reshape(shape))
 
 
 def _centred(block: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -328,24 +342,26 @@ def _block_energy(block: Tensor, pairs: Tensor) -> Tensor:
 
 
 def neuron_shares(neurons: NeuronFrequencies, n: int) -> Tensor:
-    """Share of the varying neurons that compute with each frequency: (..., F).
+    """Share of the neurons with a frequency of their own that compute with each: (..., F).
 
     The key set by neuron (arXiv 2301.05217) is where the share is positive.
 
-    Raises ValueError where no neuron varies.
+    Raises ValueError where no neuron has a frequency.
     """
     counts = torch.stack([(neurons.frequency == k).sum(-1) for k in range(1, n // 2 + 1)], dim=-1)
     counts = counts.to(torch.float64)
-    _require_all(counts.sum(-1) > 0, "neuron shares: no neuron varies over the inputs, expected at least one")
+    _require_all(
+        counts.sum(-1) > 0, "neuron shares: no neuron has a frequency of its own, expected at least one"
+    )
     return counts / counts.sum(-1, keepdim=True)
 
 
 def mean_explained(neurons: NeuronFrequencies) -> Tensor:
-    """Mean over varying neurons of the variance share in their own frequency, (...).
+    """Mean over varying neurons, tied ones among them, of the variance share in their best frequency, (...).
 
     Raises ValueError where no neuron varies.
     """
-    varies = neurons.frequency > 0
+    varies = neurons.varies
     _require_all(varies.any(-1), "mean explained: no neuron varies over the inputs, expected at least one")
     return torch.where(varies, neurons.explained, 0.0).sum(-1) / varies.sum(-1)
 

@@ -116,7 +116,16 @@ def numerical_rank(sigma: Tensor, shape: Sequence[int], dtype: torch.dtype) -> T
     Returns:
         (...) int64.
     """
-    return (_relative(sigma, "numerical rank") > _tolerance(shape, dtype)).sum(-1)
+    return _counts(_relative(sigma, "numerical rank"), shape, dtype).sum(-1)
+
+
+def above_tolerance(sigma: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Singular values with those that `numerical_rank` does not count set to 0, (..., r) to (..., r).
+
+    Arguments as in `numerical_rank`; a zero map stays one.
+    """
+    values = _checked(sigma, "singular values above the tolerance")
+    return torch.where(_counts(values, shape, dtype), values, 0.0)
 
 
 def schatten_power(sigma: Tensor, exponent: float, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
@@ -136,8 +145,7 @@ def schatten_power(sigma: Tensor, exponent: float, shape: Sequence[int], dtype: 
     if not exponent > 0:
         raise ValueError(f"schatten power: got exponent {exponent}, expected a positive one")
     values = _checked(sigma, "schatten power")
-    kept = values > _tolerance(shape, dtype) * values.amax(-1, keepdim=True)
-    return torch.where(kept, values.pow(exponent), 0.0).sum(-1)
+    return torch.where(_counts(values, shape, dtype), values.pow(exponent), 0.0).sum(-1)
 
 
 def frobenius(sigma: Tensor) -> Tensor:
@@ -187,6 +195,11 @@ def spectrum_summary(
 ) -> dict[str, Tensor]:
     """Every spectral quantity of a map from its singular values, by public name.
 
+    Every rank and norm is of one spectrum, that of the values above the tolerance of `numerical_rank` with
+    the others set to zero: what is below is the rounding of the stored weights, and a rank that counted it
+    could exceed the numerical one. So stable <= participation <= entropy <= effective <= numerical rank, up
+    to rounding in float64. The singular values themselves are given as they are.
+
     Args:
         sigma: (..., r) descending.
         shape: (m, n) of the map.
@@ -198,22 +211,23 @@ def spectrum_summary(
         ``participation``, ``numerical_rank`` (int64), ``schatten_half``, ``nuclear``, ``frobenius``,
         ``spectral``. Raises ValueError where the map is zero, or for a depth below 1.
     """
+    kept = above_tolerance(sigma, shape, dtype)
     summary = {
-        "singular_values": _checked(sigma, "spectrum"),
-        "stable_rank": stable_rank(sigma),
-        "effective_rank": effective_rank(sigma),
-        "entropy_rank": entropy_rank(sigma),
-        "participation": participation_rank(sigma),
-        "numerical_rank": numerical_rank(sigma, shape, dtype),
-        "schatten_half": schatten_power(sigma, 0.5, shape, dtype),
-        "nuclear": schatten_power(sigma, 1.0, shape, dtype),
-        "frobenius": frobenius(sigma),
-        "spectral": spectral(sigma),
+        "singular_values": sigma.to(torch.float64),
+        "stable_rank": stable_rank(kept),
+        "effective_rank": effective_rank(kept),
+        "entropy_rank": entropy_rank(kept),
+        "participation": participation_rank(kept),
+        "numerical_rank": numerical_rank(kept, shape, dtype),
+        "schatten_half": schatten_power(kept, 0.5, shape, dtype),
+        "nuclear": schatten_power(kept, 1.0, shape, dtype),
+        "frobenius": frobenius(kept),
+        "spectral": spectral(kept),
     }
     if depth is not None:
         if depth < 1:
             raise ValueError(f"spectrum: got depth {depth}, expected at least 1 layer")
-        summary["schatten_two_over_depth"] = schatten_power(sigma, 2.0 / depth, shape, dtype)
+        summary["schatten_two_over_depth"] = schatten_power(kept, 2.0 / depth, shape, dtype)
     return summary
 
 
@@ -276,6 +290,12 @@ def _relative(sigma: Tensor, what: str) -> Tensor:
 def _perplexity(weights: Tensor) -> Tensor:
     shares = weights / weights.sum(-1, keepdim=True)
     return torch.exp(-torch.xlogy(shares, shares).sum(-1))
+
+
+def _counts(values: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Which singular values are above the tolerance; none of a zero map."""
+    largest = values.amax(-1, keepdim=True)
+    return values / torch.where(largest > 0, largest, 1.0) > _tolerance(shape, dtype)
 
 
 def _tolerance(shape: Sequence[int], dtype: torch.dtype) -> float:

@@ -8,8 +8,10 @@ holds; 3. *lost*: the test level was held once and does not hold at the end; 4. 
 *grokked* where the low end of the delay is at least 2, *generalised without delay* where its
    high end is under 2, *inconclusive* where the interval contains 2;
 5. *unstable*: two or more tenfold spikes of the training loss after the fit, with training accuracy under
-0.99; 6. *memorised*: test skill under 0.5 at every save after the fit; 7. *still moving*: the slope of the
-test skill over the last quarter excludes 0; 8. *stalled*: final test skill at least 0.5; 9. *inconclusive*.
+0.99; 6. *memorised*: test skill under 0.5 at every save after the fit; 7. *still moving*: the interval
+of the slope of the test skill over the last quarter of the run, in steps, excludes 0; 8. *stalled*: there is
+such a slope, and the final test skill is at least 0.5; 9. *inconclusive*. With fewer than four saves in the
+last quarter there is no slope: whether such a run still moves is not known.
 
 The rules are ours; the thresholds for fit and grok are those usual in the literature (arXiv 2301.05217,
 2606.13753).
@@ -22,9 +24,9 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from grokscope.measures.crossings import Crossing, delay, first_hold, series
+from grokscope.measures.lines import block_slope
 
 __all__ = [
     "Claim",
@@ -218,42 +220,6 @@ def count_spikes(
     return count
 
 
-def block_slope(
-    steps: ArrayLike, values: ArrayLike, confidence: float = 0.95, blocks: int = 6
-) -> tuple[float, float, float] | None:
-    """The slope of a series and an interval for it that autocorrelated residuals do not shrink.
-
-    The defined saves are cut into ``blocks`` consecutive blocks of equal count (as many as there are saves
-    where those are fewer) and a straight line is fitted to the block means with a t interval. Residuals that
-    are correlated over less than a block average out inside it, so they widen the interval as they should
-    instead of being counted as evidence many times over; a smooth rise stays a rise, since the means follow
-    it.
-
-    Returns:
-        Slope per step, low end, high end; ``None`` with fewer than four defined saves.
-
-    Raises:
-        ValueError: a malformed series, or fewer than three blocks.
-    """
-    steps_T, values_T = series("block_slope", steps, values)
-    if blocks < 3:
-        raise ValueError(f"block_slope: got blocks={blocks}, expected three at least")
-    defined_T = np.isfinite(values_T)
-    x_N, y_N = steps_T[defined_T].astype(np.float64), values_T[defined_T]
-    if x_N.size < 4:
-        return None
-    # From the first value on, so that a constant series has means of exactly zero.
-    cuts = np.array_split(np.arange(x_N.size), min(blocks, x_N.size))
-    x_B = np.array([x_N[cut].mean() for cut in cuts])
-    y_B = np.array([(y_N[cut] - y_N[0]).mean() for cut in cuts])
-    dx_B, dy_B = x_B - x_B.mean(), y_B - y_B.mean()
-    slope = float(dx_B @ dy_B / (dx_B @ dx_B))
-    rss = float(np.sum((dy_B - slope * dx_B) ** 2))
-    freedom = x_B.size - 2
-    half = float(stats.t.ppf((1 + confidence) / 2, freedom) * np.sqrt(rss / freedom / (dx_B @ dx_B)))
-    return slope, slope - half, slope + half
-
-
 def run_state(inputs: StateInputs, thresholds: Thresholds | None = None) -> State:
     """The first rule that matches, with the flags and the claims that led to it.
 
@@ -333,7 +299,7 @@ def run_state(inputs: StateInputs, thresholds: Thresholds | None = None) -> Stat
     )
     if moving:
         return settled("still moving")
-    # A run that is too short to have a slope cannot be said to have stopped.
+    # A run with too few late saves to have a slope cannot be said to have stopped.
     high_end = end is not None and end >= levels.stalled
     stalled = slope is not None and high_end
     return settled(
@@ -368,14 +334,11 @@ def _spikes(inputs: StateInputs, fit_step: int, levels: Thresholds) -> int | Non
 def _last_slope(
     steps_T: NDArray[np.int64], skill_T: NDArray[np.float64], levels: Thresholds
 ) -> tuple[float, float, float] | None:
-    """The slope over the last part of the run in steps, or over its last eight saves where those are more."""
-    defined = ~np.isnan(skill_T)
-    x_N, y_N = steps_T[defined], skill_T[defined]
-    if x_N.size == 0:
+    """The slope over the saves in the last part of the run, in steps; ``None`` with fewer than four there."""
+    if steps_T.size == 0:
         return None
-    begin = x_N[-1] - levels.last_share * (x_N[-1] - x_N[0])
-    first = min(int(np.searchsorted(x_N, begin)), max(x_N.size - 8, 0))
-    return block_slope(x_N[first:], y_N[first:], levels.confidence)
+    late = steps_T >= steps_T[-1] - levels.last_share * (steps_T[-1] - steps_T[0])
+    return block_slope(steps_T[late], skill_T[late], levels.confidence)
 
 
 def _interval(crossing: Crossing) -> Ends:

@@ -53,7 +53,7 @@ def draw_classifier(record: Record, figure: Figure) -> None:
     x, after, by = 1 / grid[fine], np.maximum(ends[fine, 0], 0.5), ends[fine, 1]
     axes.vlines(x, after, by, color=TRAIN, linewidth=3)
     axes.plot(x, by, ".", color=TRAIN, label="T_cls(ε)")
-    preferred = record.notes["classifier_clock"]["preferred"]
+    preferred = record.notes["clocks.classifier"]["preferred"]
     axes.set_title(f"preferred: {preferred}", fontsize=9, color=NEUTRAL)
     axes.set_xscale("log")
     axes.set_yscale("log")

@@ -34,8 +34,9 @@ QUANTITIES = (
     Quantity(
         "fourier.<map>.fraction",
         "1",
-        "Share of the map's power in each frequency along its residue axis, the constant dropped; for "
-        "x²+y² in the frequencies of a², which overlap.",
+        "Share of the map's power in each frequency along its residue axis, the constant dropped. For x²+y² "
+        "in the frequencies of a²: the pair {cos, sin}(w a²) of each is orthonormalised before projecting, "
+        "and as pairs of different frequencies overlap, so do their shares.",
         DELAY_LAW,
     ),
     Quantity("fourier.<map>.gini", "1", "Gini coefficient of the power over frequencies.", DELAY_LAW),
@@ -65,13 +66,14 @@ QUANTITIES = (
         "fourier.ipr_complex",
         "1",
         "The same as Σ|w̃|⁴ over signed frequencies of the normalised complex transform, the constant "
-        "included; a pure cosine gives 0.5.",
+        "dropped; a pure cosine gives 0.5.",
         GROMOV,
     ),
     Quantity(
         "fourier.key_frequencies.by_neuron",
         "1",
-        "Share of the varying neurons whose activation over all inputs has most energy in each frequency.",
+        "Share of the neurons whose activation over all inputs has most energy in each frequency, among "
+        "those that vary and have one such frequency (no ties).",
         NANDA,
     ),
     Quantity(
@@ -81,7 +83,10 @@ QUANTITIES = (
         "taken together.",
     ),
     Quantity(
-        "fourier.neuron_explained", "1", "Mean share of a neuron's variance in its own frequency.", NANDA
+        "fourier.neuron_explained",
+        "1",
+        "Mean share of a neuron's variance in its best frequency, over all neurons that vary.",
+        NANDA,
     ),
     Quantity(
         "fourier.phase_cosine",
@@ -116,7 +121,8 @@ class _MapOnAxis:
     quantities=QUANTITIES,
     caveat="Concentration and aligned phases also appear in runs that only memorise: they are no evidence of "
     "generalisation by themselves. Circularity is not an invariant where two circles have equal variance. "
-    "Frequencies of a² overlap, so their shares say which lead, not how much they explain.",
+    "For x²+y² each frequency's pair {cos, sin}(w a²) is orthonormalised before projecting; pairs of different "
+    "frequencies overlap, so their shares say which lead, not how much they explain.",
 )
 def fourier(run: Run, record: Record, *, share: float = 0.95, null_samples: int = 32) -> None:
     """Spectra of maps on residues, key frequencies, and phases of neurons.

@@ -23,6 +23,7 @@ OF_PHASES = ("phase_cosine", "phase_resultant", "phase_angle", "phase_chance")
 NEURON_MEASURES = (*OF_INPUTS, "neuron_explained", "key_frequencies.by_neuron", *OF_PHASES)
 
 SILENT = "no neuron varies over the inputs (or weights are not finite) at any save"
+TIED = "no neuron has a frequency that explains more of it than every other (or weights are not finite)"
 NO_PHASE = "no neuron has a frequency below half the axis with weight on all three sides"
 OVERLAP = (
     "the frequencies of a² overlap (more functions than squares), so shares of power or variance are not "
@@ -54,10 +55,12 @@ def record_neurons(
             series["ipr"][index] = _scalar(measures.inverse_participation, *inputs)
             series["ipr_complex"][index] = _scalar(measures.complex_inverse_participation, *inputs)
             neurons = measures.neuron_frequencies(_ordered_grid(model, token, one))
+            if not bool(neurons.varies.any()):
+                continue
+            series["neuron_explained"][index] = measures.mean_explained(neurons)
             if not bool((neurons.frequency > 0).any()):
                 continue
             shares[index] = measures.neuron_shares(neurons, token.n)
-            series["neuron_explained"][index] = measures.mean_explained(neurons)
             if sign is not None and isinstance(answer, CyclicAxis):
                 output = answer.ordered(model.neuron_logit(one))  # pyright: ignore[reportArgumentType]
                 phases = _phases(inputs, output, neurons.frequency, sign)
@@ -66,7 +69,8 @@ def record_neurons(
     for quantity in (*OF_INPUTS, "neuron_explained"):
         record_series(record, f"fourier.{quantity}", series[quantity], SILENT)
     name = "fourier.key_frequencies.by_neuron"
-    record_series(record, name, shares, SILENT, ("step", token.dim))
+    silent = record.get("fourier.neuron_explained") is None
+    record_series(record, name, shares, SILENT if silent else TIED, ("step", token.dim))
     for quantity in OF_PHASES:
         record_series(record, f"fourier.{quantity}", series[quantity], no_phases or NO_PHASE)
     return shares

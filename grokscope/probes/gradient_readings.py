@@ -13,6 +13,7 @@ from grokscope.errors import Absent
 from grokscope.measures.chain_rule import (
     Account,
     bound_slack,
+    bypassed_layer_norms,
     cancellation,
     head_gradient_norms,
     logit_gradient,
@@ -26,6 +27,7 @@ from grokscope.measures.gradients import (
     update_ratio,
     with_decay,
 )
+from grokscope.measures.regions import GatedForm
 from grokscope.probes.record import Record
 from grokscope.probes.series import SaveSeries
 from grokscope.runs import Model, Params, Run
@@ -95,18 +97,32 @@ class GradientReader:
         self.head_has_bias = any(p.block == self.head and p.kind == "bias" for p in self.model.parts)
         train = run.config.get("train", {})
         self.decay: float | None = train.get("weight_decay")
-        self.no_account = self._why_no_account()
-
-    def _why_no_account(self) -> str | None:
-        """Why blocks below the head have no per-sample account, ``None`` where they have."""
-        if self.objective.loss != "cross-entropy":
-            return "the bounds of blocks below the head are stated for cross-entropy; the loss is squared"
         form = self.model.gated(self.model.init(torch.Generator().manual_seed(0), torch.float64))
+        self.no_account = self._why_no_account(form)
+        self.bypassed = "mlp" if self.no_account and self._has_bypass(form) else None
+        self.no_norms = self._why_no_norms(form)
+
+    def _why_no_account(self, form: GatedForm | Absent) -> str | None:
+        """Why blocks below the head have no bounds, ``None`` where they have."""
         if isinstance(form, Absent):
             return form.reason
         if self.model.combine not in ("concatenation", "sum"):
             return f"{self.model.combine} stands between the embedding and the logits, and no bound covers it"
         return None
+
+    def _has_bypass(self, form: GatedForm | Absent) -> bool:
+        """Whether the block ``mlp`` is one layer that writes into a residual stream."""
+        return not isinstance(form, Absent) and form.direct is not None and "mlp" in self.blocks
+
+    def _why_no_norms(self, form: GatedForm | Absent) -> str:
+        """Why blocks below the head without bounds have no per-sample norms, which need no bound, either."""
+        if self.model.combine == "attention":
+            through = "attention and LayerNorm" if isinstance(form, Absent) else "attention"
+            return (
+                f"per-sample gradients through {through} are not formed: one backward pass a sample would "
+                "cost more than everything else together"
+            )
+        return "per-sample gradients below the head are formed for networks with gates; this one has none"
 
     def declare(self, series: SaveSeries, record: Record) -> None:
         """Make room for what is defined, and say why the rest is not."""
@@ -122,9 +138,12 @@ class GradientReader:
             account = [f"gradients.bound_slack.{block}", f"gradients.cancellation.{block}"]
             if block == self.head or self.no_account is None:
                 series.declare(*account)
+                continue
+            record.skip(account[0], self.no_account)
+            if block == self.bypassed:
+                series.declare(account[1])
             else:
-                for name in account:
-                    record.skip(name, self.no_account)
+                record.skip(account[1], self.no_norms)
         if self.has_embedding:
             series.declare(*RATIOS.values(), reason="the embedding has no gradient")
             series.declare(*UPDATES, dims=("interval",), reason="the embedding did not move")
@@ -185,28 +204,41 @@ class GradientReader:
         to_mean = 1 / (self.objective.weight * len(delta))
         for block, (norms, bounds) in sides.items():
             slack, shrink = f"gradients.bound_slack.{block}", f"gradients.cancellation.{block}"
-            with series.unless_refused(slack):
-                series.put(slack, index, bound_slack(norms, bounds))
+            if bounds is not None:
+                with series.unless_refused(slack):
+                    series.put(slack, index, bound_slack(norms, bounds))
             with series.unless_refused(shrink):
                 series.put(shrink, index, cancellation(sizes[block].norm * to_mean, norms))
         if self.no_account is None:
-            above = sides[self.head][0] > sides["embedding"][1]
-            series.put(FORCED, index, float(above.double().mean()))
+            reach = sides["embedding"][1]
+            assert reach is not None
+            series.put(FORCED, index, float((sides[self.head][0] > reach).double().mean()))
 
-    def _sides(self, params: Params, delta: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    def _sides(self, params: Params, delta: Tensor) -> dict[str, tuple[Tensor, Tensor | None]]:
         """Block → per-sample norms and their bounds, (N,) each, over all tensors of the block."""
         inputs = self.objective.inputs
         if self.no_account is not None:
             norms = self.head_norms(params, delta)
-            return {self.head: (norms, norms)}
-        account = self._chain_rule(params)
+            sides: dict[str, tuple[Tensor, Tensor | None]] = {self.head: (norms, norms)}
+            if self.bypassed is not None:
+                sides[self.bypassed] = (self._bypassed_norms(params, delta), None)
+            return sides
+        account = self._chain_rule(params, delta)
         assert account.embedding is not None
         found = {"embedding": account.embedding, self.head: account.head}
         found |= {f"hidden.{number}": layer for number, layer in enumerate(account.layers, start=1)}
         assert all(len(layer.weight) == len(inputs) for layer in found.values())
         return {block: (side.with_bias, side.bound_with_bias) for block, side in found.items()}
 
-    def _chain_rule(self, params: Params) -> Account:
+    def _bypassed_norms(self, params: Params, delta: Tensor) -> Tensor:
+        form = self.model.gated(params)
+        assert not isinstance(form, Absent)
+        biased = any(p.block == self.bypassed and p.kind == "bias" for p in self.model.parts)
+        return bypassed_layer_norms(
+            form, self.model.combined(params, self.objective.inputs), delta, output_bias=biased
+        )
+
+    def _chain_rule(self, params: Params, delta: Tensor) -> Account:
         model, inputs = self.model, self.objective.inputs
         form = model.gated(params)
         assert not isinstance(form, Absent)
@@ -214,10 +246,11 @@ class GradientReader:
         return per_sample_account(
             form,
             model.combined(params, inputs),
-            self.objective.targets,
+            None,
             embedding_width=next(iter(tables.values())).shape[-1],
             combine=model.combine,
             same_operand=None if model.separate_embeddings else inputs[:, 0] == inputs[:, 1],
+            delta=delta,
         )
 
     def head_norms(self, params: Params, delta: Tensor) -> Tensor:

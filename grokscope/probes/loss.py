@@ -150,12 +150,12 @@ def _classification(run: Run, record: Record) -> None:
             record.skip(f"accuracy.{name}", mask)
     for name in ("error.train", "error.test"):
         record.skip(name, "the targets are classes: see accuracy")
-    record.notes["pairs"] = {
+    record.notes["loss.pairs"] = {
         name: int(mask.sum()) for name, mask in masks.items() if isinstance(mask, Tensor)
     }
     if task.inputs.shape[1] == 2 and task.n_tokens is not None:
         diagonal = (task.inputs[:, 0] == task.inputs[:, 1]) & ~task.train_mask
-        record.notes["pairs"]["test_diagonal"] = int(diagonal.sum())
+        record.notes["loss.pairs"]["test_diagonal"] = int(diagonal.sum())
 
 
 def _regression(run: Run, record: Record) -> None:

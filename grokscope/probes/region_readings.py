@@ -69,7 +69,10 @@ def training_data(task: Task, samples: int, jacobians: int, seed: int) -> Traini
 
 
 def class_rule(task: Task, model: Model, last: Params) -> Rule | str:
-    """The key functions of the class axis by the unembedding of the last save, or why there are none."""
+    """The key functions of the class axis by the unembedding of the last save, or why there are none.
+
+    Where every frequency is key, they span all that varies with the class: nothing can lie outside.
+    """
     axis, unembedding = task.class_axis, model.unembedding(last)
     if isinstance(axis, Absent):
         return axis.reason
@@ -80,6 +83,11 @@ def class_rule(task: Task, model: Model, last: Params) -> Rule | str:
     except ValueError as error:
         return f"the unembedding of the last save has no frequencies ({error})"
     frequencies = (key_frequencies_by_embedding(fractions).nonzero()[:, 0] + 1).tolist()
+    if len(frequencies) == len(axis.rows) // 2:
+        return (
+            f"every one of the {len(frequencies)} frequencies of the class axis is needed for 95 % of the last "
+            "unembedding's power, so no part of a map lies outside the key frequencies"
+        )
     return Rule(axis.rows, fourier_basis(len(axis.rows)).rows(frequencies), frequencies)
 
 
@@ -114,27 +122,29 @@ class SaveReader:
             with series.unless_refused(*names):
                 form, z = self.model.gated(params), self.model.combined(params, self.data.inputs)
                 assert isinstance(form, GatedForm)
-                pattern, *outputs = _open_gates(form, z)
+                pre_activations, *outputs = _pass(form, z)
+                pattern = tuple(pre > 0 for pre in pre_activations)
                 if not brief:
                     series.put("regions.count", index, count_patterns(pattern))
                     series.put("regions.active_fraction", index, active_fraction(pattern))
                     series.put("regions.dead_neurons", index, dead_neurons(pattern))
-                    self._nearby(series, index, form, z[self.data.chosen])
+                    self._nearby(series, index, form, z, pre_activations)
                 if self.affine:
                     self._maps(series, index, params, form, z, pattern)
         if self.data.labels is not None:
             self._geometry(series, index, params, outputs)
         return pattern
 
-    def _nearby(self, series: SaveSeries, index: int, form: GatedForm, z: Tensor) -> None:
-        # all samples would cost more than everything else together: the quantiles need a selection over
-        # N·h entries, the vertices 2P forward passes a sample
+    def _nearby(
+        self, series: SaveSeries, index: int, form: GatedForm, z: Tensor, pre_activations: tuple[Tensor, ...]
+    ) -> None:
         with series.unless_refused("regions.gate_margin"):
-            found = gate_margin(form, z)
+            found = gate_margin(form, z, pre_activations)
             levels = (found.minimum, found.quantile_01, found.quantile_10, found.median)
             series.put("regions.gate_margin", index, levels)
+        # the vertices are 2P forward passes a sample: of all samples they would cost more than all else
         directions = min(self.directions, form.input_width)
-        value = local_complexity(form, z, self.radius, directions, self.seed)
+        value = local_complexity(form, z[self.data.chosen], self.radius, directions, self.seed)
         series.put("regions.local_complexity", index, value)
 
     def _maps(
@@ -181,13 +191,13 @@ class SaveReader:
             series.put("regions.simplex_gap", index, simplex_gap(features, labels, count))
 
 
-def _open_gates(form: GatedForm, z: Tensor) -> tuple[tuple[Tensor, ...], Tensor | None, Tensor]:
-    """Open gates by layer, what the head reads (``None`` where a bypass adds to it), and the logits."""
+def _pass(form: GatedForm, z: Tensor) -> tuple[tuple[Tensor, ...], Tensor | None, Tensor]:
+    """Pre-activations by layer, what the head reads (``None`` where a bypass adds to it), and the logits."""
     pre_activations, logits = gated_forward(form, z)
     if bool(logits.isnan().any()):
         raise ValueError("gates: got pre-activations that are not numbers, expected numbers with a sign")
     read = form.activate(pre_activations[-1]) if form.direct is None else None
-    return tuple(pre > 0 for pre in pre_activations), read, logits
+    return pre_activations, read, logits
 
 
 def _mean_stable_rank(maps: Tensor) -> float:

@@ -60,7 +60,8 @@ QUANTITIES = (
         "regions.reduction_residual",
         "1",
         f"The larger of its two parts, {SAMPLED}: how far the map A_i x + b_i made from weights and gates is "
-        "from the network itself. Rounding level means that the reduction is right.",
+        "from the network itself, its values relative to max |f| and its Jacobian relative to max |A|. "
+        "Rounding level means that the reduction is right.",
         TC,
     ),
     Quantity(
@@ -72,7 +73,8 @@ QUANTITIES = (
     Quantity(
         "regions.reduction_residual.jacobian",
         "1",
-        "Largest |A_i − ∂f/∂x| over max |A|, the Jacobian by automatic differentiation, on a few samples.",
+        "Largest |A_i − ∂f/∂x|, relative to max |A| over the same few samples; the Jacobian is by automatic "
+        "differentiation.",
         TC,
     ),
     Quantity("regions.count", "pattern", "Distinct gate patterns over the training samples.", TC),
@@ -97,7 +99,8 @@ QUANTITIES = (
     Quantity(
         "regions.gate_margin",
         "1",
-        f"Minimum and quantiles of |pre-activation| / (‖w‖‖x‖ + |b|) over gates and samples, {SAMPLED}.",
+        "Minimum and 1, 10 and 50 % quantiles of |pre-activation| / (‖w‖‖x‖ + |b|) over all gates and all "
+        "training samples, x the input of the gate's layer.",
     ),
     Quantity("regions.active_fraction", "1", "Share of (training sample, gate) entries that are open."),
     Quantity("regions.dead_neurons", "neuron", "Neurons whose gate is open for no training sample."),
@@ -125,7 +128,9 @@ QUANTITIES = (
         "regions.rule_gap",
         "1",
         "Share of the mean map over samples that lies outside the key Fourier functions of the class, mean "
-        "over classes removed. Key: the fewest frequencies with 95 % of the last unembedding's power.",
+        "over classes removed. The key set is by the unembedding of the last save and the same at every save "
+        "(not the key set by neuron): the fewest frequencies with 95 % of its power along the class axis. "
+        "Absent where these are all frequencies.",
         TC,
     ),
     Quantity(
@@ -163,7 +168,7 @@ def regions(
     """Gate patterns, the proof of the reduction, its maps, and the geometry of classes, at every save.
 
     Args:
-        samples: training samples on which maps, gate margins and local complexity are taken.
+        samples: training samples on which maps and local complexity are taken.
         jacobians: of these, samples on which the Jacobian is compared.
         radius: of the local complexity, in the units of the combined input.
         directions: P of the local complexity, 2P vertices a sample (at most the width of the input).

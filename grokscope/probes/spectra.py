@@ -38,6 +38,8 @@ ZERO = "the map is zero (or not finite) at every save"
 NOT_FINITE = "the map is not finite at any save"
 MASKED = "an identity for deep linear networks only: for a masked map it is no more than an inequality"
 
+ABOVE = "over σ above the numerical-rank tolerance"
+
 _NULL_INPUTS = 512
 
 QUANTITIES = (
@@ -47,22 +49,22 @@ QUANTITIES = (
         "Singular values in descending order, by a float64 decomposition; for agop the square roots of its "
         "eigenvalues. Zeros beyond the narrowest factor are left out.",
     ),
-    Quantity("spectra.<map>.stable_rank", "1", "‖A‖_F²/‖A‖₂².", CLOCKS),
-    Quantity("spectra.<map>.effective_rank", "1", "exp(−Σ q log q) with q = σ/Σσ.", EFFECTIVE),
-    Quantity("spectra.<map>.entropy_rank", "1", "exp(−Σ q log q) with q = σ²/Σσ²."),
-    Quantity("spectra.<map>.participation", "1", "(Σσ²)²/Σσ⁴."),
+    Quantity("spectra.<map>.stable_rank", "1", f"‖A‖_F²/‖A‖₂² = Σσ²/σ₁² {ABOVE}.", CLOCKS),
+    Quantity("spectra.<map>.effective_rank", "1", f"exp(−Σ q log q) with q = σ/Σσ {ABOVE}.", EFFECTIVE),
+    Quantity("spectra.<map>.entropy_rank", "1", f"exp(−Σ q log q) with q = σ²/Σσ² {ABOVE}."),
+    Quantity("spectra.<map>.participation", "1", f"(Σσ²)²/Σσ⁴ {ABOVE}."),
     Quantity(
         "spectra.<map>.numerical_rank", "1", "Number of σ > max(m, n)·eps·σ₁, eps that of the stored weights."
     ),
     Quantity(
         "spectra.<map>.schatten_two_over_depth",
         "1",
-        "Σσ^{2/L} over σ above the numerical-rank tolerance, L the number of factors of the map.",
+        f"Σσ^{{2/L}} {ABOVE}, L the number of factors of the map.",
         CLOCKS,
     ),
-    Quantity("spectra.<map>.schatten_half", "1", "Σσ^{1/2} over σ above the numerical-rank tolerance."),
-    Quantity("spectra.<map>.nuclear", "1", "Σσ over σ above the numerical-rank tolerance."),
-    Quantity("spectra.<map>.frobenius", "1", "(Σσ²)^{1/2}."),
+    Quantity("spectra.<map>.schatten_half", "1", f"Σσ^{{1/2}} {ABOVE}."),
+    Quantity("spectra.<map>.nuclear", "1", f"Σσ {ABOVE}."),
+    Quantity("spectra.<map>.frobenius", "1", f"(Σσ²)^{{1/2}} {ABOVE}."),
     Quantity("spectra.<map>.spectral", "1", "The largest σ."),
     *[
         Quantity(
@@ -219,6 +221,12 @@ def _record(record: Record, name: str, found: _Spectrum, dtype: torch.dtype, cha
         for quantity in (*RANKS, "numerical_rank", *NORMS):
             record.skip(f"{prefix}.{quantity}", ONE_ROW)
         return
+    # one spectrum for every rank and norm: with what is below the tolerance in some of them only, the effective
+    # rank of a rank-deficient map would exceed its numerical one
+    sigma, chance = (
+        rowwise(lambda s: measures.above_tolerance(s, found.shape, dtype), (values.shape[-1],), values)
+        for values in (sigma, chance)
+    )
     for rank, measure in RANKS.items():
         record_series(record, f"{prefix}.{rank}", rowwise(measure, (), sigma), ZERO)
         if rank in WITH_NULL and record.get(f"{prefix}.{rank}") is not None:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
 from grokscope.measures import states
 from grokscope.measures.crossings import Crossing, delay
 from grokscope.measures.states import State, StateInputs, Thresholds, run_state
+from grokscope.probes.dense import Series, counted
 from grokscope.probes.record import Alert, Claim, Record, Verdict
 from grokscope.runs import Run
-
-Series = tuple[NDArray[np.int64], NDArray[np.float64]]
 
 COARSE = 0.5
 """An event interval wider than this share of its upper end is called coarse."""
@@ -22,12 +20,15 @@ COARSE = 0.5
 
 def judge(run: Run, record: Record, dense: Mapping[str, Series]) -> None:
     """Give ``record`` its verdict and alerts, from the events and the densest series."""
-    state = _state(run, record, dense)
+    state = _state(run, record, dense, *counted(record))
     claims = tuple(_claim(claim) for claim in state.evidence)
-    record.notes["all_pairs"] = all_pairs = _all_pairs(run, record, dense, state)
     sentence = _sentence(run, record, dense, state)
-    if all_pairs != state.state:
-        sentence += f" Read from all test pairs instead it would be called {all_pairs}."
+    # the all-pairs reading stands beside the verdict's own
+    record.notes["clocks.state_on_all_pairs"] = over_all = _state(
+        run, record, dense, "grok", "accuracy.test"
+    ).state
+    if over_all != state.state:
+        sentence += f" Read from all test pairs instead it would be called {over_all}."
     record.verdict = Verdict(state.state, state.flags, sentence, claims)
     record.alerts += _alerts(run, record, state)
 
@@ -51,14 +52,6 @@ def _claim(claim: states.Claim) -> Claim:
     return Claim(CLAIMS[claim.name], claim.value, claim.threshold, claim.interval, claim.holds)
 
 
-def _counted(record: Record) -> tuple[str, str]:
-    """Event and accuracy that the verdict is read from: unmirrored pairs where there are enough."""
-    pairs = record.notes.get("pairs", {})
-    if "test_mirrored" in pairs and pairs.get("test_unmirrored", 0) >= 30:
-        return "grok_unmirrored", "accuracy.test_unmirrored"
-    return "grok", "accuracy.test"
-
-
 def _inputs(
     run: Run, record: Record, dense: Mapping[str, Series], event: str, accuracy: str
 ) -> StateInputs | None:
@@ -77,26 +70,20 @@ def _inputs(
                        chance=run.task.chance or 0.0)  # fmt: skip
 
 
-def _state(run: Run, record: Record, dense: Mapping[str, Series]) -> State:
-    inputs = _inputs(run, record, dense, *_counted(record))
+def _thresholds(run: Run) -> Thresholds:
+    levels = run.task.levels
+    if levels.quantity == "error":  # as skills, 1 − error
+        return Thresholds(fit=1 - levels.fit, grok=1 - levels.grok)
+    return Thresholds(fit=levels.fit, grok=levels.grok)
+
+
+def _state(run: Run, record: Record, dense: Mapping[str, Series], event: str, accuracy: str) -> State:
+    inputs = _inputs(run, record, dense, event, accuracy)
     if inputs is None:
         return State("not applicable", ())
     if np.size(inputs.steps) < Thresholds().q:
         return State("inconclusive", ())
-    levels = run.task.levels
-    if levels.quantity == "error":
-        return run_state(inputs, Thresholds(fit=1 - levels.fit, grok=1 - levels.grok))
-    return run_state(inputs, Thresholds(fit=levels.fit, grok=levels.grok))
-
-
-def _all_pairs(run: Run, record: Record, dense: Mapping[str, Series], state: State) -> str:
-    """The state read from all test pairs, beside the verdict's own."""
-    if _counted(record)[0] == "grok":
-        return state.state
-    inputs = _inputs(run, record, dense, "grok", "accuracy.test")
-    if inputs is None or np.size(inputs.steps) < Thresholds().q:
-        return state.state
-    return run_state(inputs).state
+    return run_state(inputs, _thresholds(run))
 
 
 def span(event: Crossing | None) -> str:
@@ -121,7 +108,7 @@ def times(ends: tuple[float | None, float | None]) -> str:
 def _sentence(run: Run, record: Record, dense: Mapping[str, Series], state: State) -> str:
     if state.state == "not applicable":
         return "No state is claimed: the run has neither an accuracy nor levels of its task's own."
-    event, accuracy = _counted(record)
+    event, accuracy = counted(record)
     fit, grok = record.events["fit"], record.events[event]
     if accuracy in dense and len(dense[accuracy][0]) < Thresholds().q:
         return " ".join(part for part in (_few_saves(record, accuracy), _structure(record)) if part)
@@ -130,10 +117,7 @@ def _sentence(run: Run, record: Record, dense: Mapping[str, Series], state: Stat
     if fit.by is None:
         text = f"Not fitted: training did not hold its level ({span(fit)})."
     elif grok.by is None:
-        text = (
-            f"{state.state.capitalize()}: it fitted {span(fit)} and did not generalise to {what} "
-            f"({span(grok)}).{_unconfirmed(run, record, accuracy)}"
-        )
+        text = f"{state.state.capitalize()}: it fitted {span(fit)} and {_unreached(run, record, accuracy, what, grok)}"
     else:
         text = (
             f"{state.state.capitalize()}: it fitted {span(fit)} and generalised to {what} {span(grok)}, "
@@ -156,24 +140,25 @@ def _few_saves(record: Record, accuracy: str) -> str:
     )
 
 
-def _unconfirmed(run: Run, record: Record, accuracy: str) -> str:
-    """That the test level is met at the end by fewer saves than confirm it."""
+def _unreached(run: Run, record: Record, accuracy: str, what: str, grok: Crossing) -> str:
+    """That the test level was not held, or is met at the end by fewer saves than confirm it."""
     values, chance = record.get(accuracy), run.task.chance
-    if values is None or chance is None:
-        return ""
-    met = states.normalised_skill(values, chance) >= run.task.levels.grok
-    count = len(met) if met.all() else int(np.argmin(met[::-1]))
-    if not 0 < count < Thresholds().q:
-        return ""
-    return (
-        f" At its last {'save' if count == 1 else f'{count} saves'} the test level holds "
-        f"({', '.join(f'{value:.3f}' for value in values[-count:])}), which {Thresholds().q} would confirm."
-    )
+    if values is not None and chance is not None:
+        met = states.normalised_skill(values, chance) >= run.task.levels.grok
+        count = len(met) if met.all() else int(np.argmin(met[::-1]))
+        if 0 < count < Thresholds().q:
+            saves = "last save" if count == 1 else f"last {count} saves"
+            shown = ", ".join(f"{value:.3f}" for value in values[-count:])
+            return (
+                f"meets the test level on {what} at its {saves} ({shown}), where {Thresholds().q} would confirm "
+                f"it; it did not {span(grok).removeprefix('not ')}."
+            )
+    return f"did not generalise to {what} ({span(grok)})."
 
 
 def _mirrored(record: Record) -> str:
     """What the test accuracy at the fit was made of."""
-    fit, pairs = record.events["fit"], record.notes.get("pairs", {})
+    fit, pairs = record.events["fit"], record.notes.get("loss.pairs", {})
     mirrored, unmirrored = record.get("accuracy.test_mirrored"), record.get("accuracy.test_unmirrored")
     test = record.get("accuracy.test")
     if fit.by is None or mirrored is None or unmirrored is None or test is None:
@@ -230,55 +215,58 @@ def _structure(record: Record) -> str:
     return text[0].upper() + text[1:] + "."
 
 
+def _again(run: Run, suffix: str, *changes: str) -> str:
+    """The command that trains the run's own recipe again under another name with some fields changed."""
+    settings = "".join(f" --set {shlex.quote(change)}" for change in changes)
+    recipe = shlex.quote(str(run.path / "run.json"))
+    return f"grokscope train {recipe} --name {shlex.quote(run.name + suffix)}{settings}"
+
+
 def _alerts(run: Run, record: Record, state: State) -> list[Alert]:
-    alerts = []
-    recipe, last = run.config.get("name", run.name), run.config.get("train", {}).get("steps")
-    name = shlex.quote(run.name)
-    if run.trained_here and last is not None and int(run.trajectory.steps[-1]) < int(last):
+    train = run.config.get("train", {})
+    if not run.trained_here or "steps" not in train:
+        return _coarse(record, lambda _: f"grokscope inspect {shlex.quote(run.name)}")
+    alerts, last, reached = [], int(train["steps"]), int(run.trajectory.steps[-1])
+    if reached < last:
+        recipe = shlex.quote(str(run.path / "run.json"))
         alerts.append(
             Alert(
-                f"The run stopped at step {run.trajectory.steps[-1]} of {last}; everything here is about that part.",
-                f"grokscope train {recipe} --name {name} --seed {run.config.get('seed', 0)} --resume",
+                f"The run stopped at step {reached} of {last}; everything here is about that part.",
+                f"grokscope train {recipe} --name {shlex.quote(run.path.name)} --resume",
             )
         )
-    if (
-        run.trained_here
-        and last is not None
-        and state.state in ("still moving", "stalled", "memorised", "not fitted")
-    ):
+    elif state.state in ("still moving", "stalled", "memorised", "not fitted"):
         alerts.append(
             Alert(
                 f"The run ended as {state.state}: a longer one would tell whether it goes on.",
-                f"grokscope train {recipe} --seed {run.config.get('seed', 0)} --name {shlex.quote(run.name + '-long')} "
-                f"--set train.steps={4 * int(last)}",
+                _again(run, "-long", f"train.steps={4 * last}"),
             )
         )
-    for event in ("fit", "grok"):
-        found = record.events.get(event)
-        if found is None or found.by is None or found.by <= 2:
-            continue
-        after = found.after or 0
-        if (found.by - after) / found.by > COARSE:
-            command = f"grokscope inspect {name}"
-            if run.trained_here:
-                command = (
-                    f"grokscope train {recipe} --name {shlex.quote(run.name + '-dense')} "
-                    f"--seed {run.config.get('seed', 0)} "
-                    f'--set \'save.evaluate=["0:{max(found.by, 1)}:1", "{found.by}:end:5"]\''
-                )
-            alerts.append(
-                Alert(
-                    f"The interval of {event} ({span(found)}) is coarse: the evaluations around it are far apart, "
-                    "and the delay inherits its width.",
-                    command,
-                )
-            )
-    if "unstable" in state.flags and run.trained_here:
+    if "unstable" in state.flags:
         alerts.append(
             Alert(
                 "The training loss spiked tenfold and took the training accuracy with it, more than once.",
-                f"grokscope train {recipe} --seed {run.config.get('seed', 0)} --name {shlex.quote(run.name + '-slow')} "
-                f"--set train.lr={run.config['train']['lr'] / 3:.3g}",
+                _again(run, "-slow", f"train.lr={train['lr'] / 3:.3g}"),
             )
         )
-    return alerts
+
+    def denser(by: int) -> str:
+        return _again(run, "-dense", f'save.evaluate=["0:{by}:1", "{by}:end:5"]')
+
+    return alerts + _coarse(record, denser)
+
+
+def _coarse(record: Record, command: Callable[[int], str]) -> list[Alert]:
+    """One alert for each event whose interval is wide beside its step."""
+    found = []
+    for event in ("fit", "grok"):
+        crossing = record.events.get(event)
+        if crossing is None or crossing.by is None or crossing.by <= 2:
+            continue
+        if (crossing.by - (crossing.after or 0)) / crossing.by > COARSE:
+            text = (
+                f"The interval of {event} ({span(crossing)}) is coarse: the evaluations around it are far "
+                "apart, and the delay inherits its width."
+            )
+            found.append(Alert(text, command(crossing.by)))
+    return found

@@ -14,7 +14,14 @@ import numpy as np
 from grokscope.errors import GrokscopeError, nearest
 from grokscope.models import MODEL_SETTINGS, Model, ModelSettings, build_model
 from grokscope.tasks import TASK_SETTINGS, Task, TaskSettings, build_task
-from grokscope.trajectory import apply_overrides, expand_schedule, read_settings, settings_dict
+from grokscope.trajectory import (
+    MANIFEST_NAME,
+    apply_overrides,
+    expand_schedule,
+    read_manifest,
+    read_settings,
+    settings_dict,
+)
 
 
 @dataclass(frozen=True)
@@ -100,7 +107,11 @@ def builtin_recipes() -> list[str]:
 
 
 def read_recipe(name_or_path: str | Path, overrides: Sequence[str] = (), seed: int | None = None) -> Recipe:
-    """A built-in recipe by name, or a TOML file, with ``FIELD=VALUE`` overrides by dotted name.
+    """A built-in recipe by name, a TOML file, or a run's ``run.json``, with overrides by dotted name.
+
+    Args:
+        overrides: ``FIELD=VALUE`` strings.
+        seed: replaces the recipe's own.
 
     Raises:
         GrokscopeError: no such recipe, not TOML, an unknown key, or a value of the wrong kind or range.
@@ -119,14 +130,23 @@ def read_recipe(name_or_path: str | Path, overrides: Sequence[str] = (), seed: i
             f"reading recipe {text!r}: neither a file nor a built-in recipe, expected one of "
             f"{', '.join(known)}{nearest(text, known)}"
         )
-    try:
-        table: dict[str, Any] = tomllib.loads(source)
-    except tomllib.TOMLDecodeError as error:
-        raise GrokscopeError(f"reading recipe {text}: {error}, expected TOML") from None
-    table = apply_overrides(table, overrides)
+    table = apply_overrides(_parsed(text, source), overrides)
     if seed is not None:
         table["seed"] = seed
     return recipe_from(table, f"recipe {text}")
+
+
+def _parsed(text: str, source: str) -> dict[str, Any]:
+    """TOML, or the ``config`` of a run's JSON."""
+    if Path(text).name == MANIFEST_NAME:
+        config = read_manifest(Path(text).parent).get("config")
+        if not isinstance(config, dict):
+            raise GrokscopeError(f"reading recipe {text}: it has no config, expected the run.json of a run")
+        return config
+    try:
+        return tomllib.loads(source)
+    except tomllib.TOMLDecodeError as error:
+        raise GrokscopeError(f"reading recipe {text}: {error}, expected TOML") from None
 
 
 def recipe_from(table: Mapping[str, Any], where: str) -> Recipe:

@@ -119,6 +119,8 @@ def _why_not_opened(path: Path, error: Exception) -> str:
         return f"cannot read it: {refused.strerror}"
     if "truncated" in str(error):
         return "the file is truncated: it is shorter than it says of itself"
+    if "already open" in str(error):
+        return "this process has it open for reading, expected that reader to be closed first"
     return f"damaged HDF5 file ({first_line(error)})"
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from grokscope.measures.spectra import (
+    above_tolerance,
     balance_gap,
     effective_rank,
     entropy_rank,
@@ -307,6 +308,54 @@ def test_ranks_are_ordered(sigma: list[float]) -> None:
     ranks.append(numerical_rank(values, (len(sigma), len(sigma)), torch.float64).item())
     ranks = [1.0, *ranks, float(len(sigma))]
     assert all(low <= high * (1 + 1e-9) for low, high in pairwise(ranks))
+
+
+RANKS = ("stable_rank", "participation", "entropy_rank", "effective_rank", "numerical_rank")
+
+
+def test_rounding_of_stored_weights_is_in_no_rank_and_no_norm() -> None:
+    sigma = torch.tensor([[2.0, 2e-9, 0.0], [2.0, 1e-3, 2e-9]], dtype=DOUBLE)
+    matrix = rotation(3, 6)[:, :3] @ torch.diag_embed(sigma) @ rotation(4, 3)
+    stored = map_summary(matrix, dtype=torch.float32, depth=2)
+    for name in RANKS:
+        assert stored[name][0].item() == 1.0, name
+    for name in ("frobenius", "spectral", "nuclear", "schatten_two_over_depth"):
+        assert stored[name][0].item() == pytest.approx(2.0, abs=1e-12), name
+    assert stored["numerical_rank"].tolist() == [1, 2]
+    assert_close(stored["frobenius"][1], math.hypot(2, 1e-3))
+    assert_close(stored["singular_values"], sigma, atol=1e-14)
+    # in float64 the same value is a second direction, and counts in all of them
+    double = map_summary(matrix, dtype=DOUBLE)
+    assert double["numerical_rank"][0].item() == 2
+    assert double["effective_rank"][0].item() > 1 + 1e-9
+    assert_close(double["nuclear"][0], 2 + 2e-9)
+
+
+def test_values_below_the_tolerance_are_set_to_zero() -> None:
+    sigma = torch.tensor([[1.0, 1e-3, 1e-8], [1e-300, 1e-307, 1e-311], [0.0, 0.0, 0.0]], dtype=DOUBLE)
+    kept = above_tolerance(sigma, (59, 59), torch.float32)
+    assert kept.tolist() == [[1.0, 1e-3, 0.0], [1e-300, 0.0, 0.0], [0.0, 0.0, 0.0]]
+    assert above_tolerance(sigma, (59, 59), DOUBLE).tolist() == [
+        [1.0, 1e-3, 1e-8], [1e-300, 1e-307, 1e-311], [0.0] * 3
+    ]  # fmt: skip
+    assert (kept[:2] > 0).sum(-1).tolist() == numerical_rank(sigma[:2], (59, 59), torch.float32).tolist()
+
+
+@QUICK
+@given(
+    seed=st.integers(0, 999), m=st.integers(2, 9), n=st.integers(2, 9), rank=st.integers(1, 3),
+    scale=st.sampled_from([1e-6, 1.0, 1e6]), spread=st.floats(0, 12),
+)  # fmt: skip
+def test_ranks_of_stored_products_are_ordered(
+    seed: int, m: int, n: int, rank: int, scale: float, spread: float
+) -> None:
+    """A product rounded to float32 is of full rank by its last digits; no rank may see them."""
+    weights = torch.logspace(0, -spread, rank, dtype=DOUBLE)
+    product = scale * (gaussian(seed, m, rank) * weights) @ gaussian(seed + 1, rank, n)
+    summary = map_summary(product.to(torch.float32))
+    ranks = [1.0, *(summary[name].item() for name in RANKS), float(min(m, n))]
+    assert all(low <= high + 1e-9 for low, high in pairwise(ranks))
+    assert ranks[-2] <= min(rank, m, n)
 
 
 def test_tiny_and_huge_maps_keep_their_ranks() -> None:

@@ -16,7 +16,6 @@ from grokscope.measures.states import (
     State,
     StateInputs,
     Thresholds,
-    block_slope,
     count_spikes,
     inputs_from_accuracy,
     normalised_skill,
@@ -197,6 +196,26 @@ def test_stalled_edge(level, expected):
     assert state_of(np.where(STEPS < 200, 0.7, level)).state == expected
 
 
+@pytest.mark.parametrize(("early", "late", "expected"), [(12, 4, "stalled"), (12, 3, "inconclusive")])
+def test_the_slope_is_of_saves_in_the_last_quarter_alone(early, late, expected):
+    """A rise that ended before the last quarter: with too few saves there it is not called moving."""
+    steps = np.concatenate([np.linspace(0, 740, early), np.linspace(750, 1000, late)]).astype(int)
+    skill = np.where(steps < 750, np.clip(steps / 1000, 0.2, 0.7), 0.7)
+    found = run_state(inputs_from_accuracy(steps, np.ones(steps.size), skill))
+    assert found.state == expected
+    slope = claim(found, "slope_of_last_part")
+    assert slope.value == (0.0 if late == 4 else None)
+    assert not slope.holds
+
+
+def test_undefined_saves_at_the_end_are_no_slope():
+    skill = np.clip(STEPS / 1000, 0.2, 0.7)
+    skill[STEPS >= 760] = NAN
+    assert claim(state_of(skill), "slope_of_last_part").value is None
+    skill[-4:] = 0.7
+    assert claim(state_of(skill), "slope_of_last_part").value == 0.0
+
+
 def test_too_short_to_have_a_slope_is_inconclusive():
     steps = [0, 10, 20]
     inputs = inputs_from_accuracy(steps, [1, 1, 1], [0.7, 0.7, 0.7])
@@ -286,44 +305,3 @@ def test_count_spikes():
     assert count_spikes([0.0, 0.0, 1e-9, 0.0], [1, 1, 0.5, 1]) == 1
     assert count_spikes([0.0] * 9, [0.5] * 9) == 0
     assert count_spikes([1.0, NAN, 10.0, 1.0], [1, 1, 0.5, 1]) == 1
-
-
-def test_block_slope_of_a_line_and_a_constant():
-    steps = np.arange(0, 500, 7)
-    slope = block_slope(steps, 0.1 + 2e-3 * steps)
-    assert slope == pytest.approx((2e-3, 2e-3, 2e-3), rel=1e-9)
-    assert block_slope(steps, np.full(steps.size, 0.1)) == (0.0, 0.0, 0.0)
-    assert block_slope([0, 1, 2], [0, 1, 2]) is None
-    with pytest.raises(ValueError, match="blocks"):
-        block_slope(steps, steps, blocks=2)
-
-
-def autoregressive(rng, n, rho):
-    noise = rng.standard_normal(n)
-    for i in range(1, n):
-        noise[i] += rho * noise[i - 1]
-    return noise
-
-
-def test_block_slope_is_honest_where_residuals_are_correlated():
-    rng = np.random.default_rng(0)
-    steps = np.arange(240)
-    wrong = [0, 0]
-    for _ in range(400):
-        y = autoregressive(rng, steps.size, 0.7)
-        found = block_slope(steps, y)
-        assert found is not None
-        wrong[0] += not found[1] <= 0 <= found[2]
-        line, cov = np.polyfit(steps, y, 1, cov=True)
-        wrong[1] += abs(line[0]) > 1.97 * np.sqrt(cov[0, 0])
-    # The nominal rate is one in twenty; least squares on the saves errs several times as often.
-    assert wrong[0] < 40
-    assert wrong[1] > 100
-
-
-def test_block_slope_sees_a_smooth_rise():
-    steps = np.arange(100)
-    for rise in (1 / (1 + np.exp(-(steps - 50) / 8)), 1 - np.exp(-steps / 30), (steps / 100) ** 3):
-        found = block_slope(steps, rise)
-        assert found is not None
-        assert found[1] > 0

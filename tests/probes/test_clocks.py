@@ -49,8 +49,8 @@ def test_a_memoriser_is_called_one_and_its_accuracy_explained(make_run, task):
     assert record.verdict is not None
     assert record.verdict.state == "memorised"
     assert record.events["grok"].by is None
-    test, mirrored = record["accuracy.test"][3], record.notes["pairs"]["test_mirrored"]
-    share = mirrored / (test * (mirrored + record.notes["pairs"]["test_unmirrored"]))
+    test, mirrored = record["accuracy.test"][3], record.notes["loss.pairs"]["test_mirrored"]
+    share = mirrored / (test * (mirrored + record.notes["loss.pairs"]["test_unmirrored"]))
     assert f"{share:.0%} of it mirrored pairs (1.000 of them right" in record.verdict.sentence
     shape = record.to_json()["events"]
     assert shape["grok"] == {"after": 90, "by": None}

@@ -56,7 +56,7 @@ def test_mirrored_pairs_are_counted_by_hand(make_run, task):
     trained = {tuple(pair) for pair in task.inputs[task.train_mask].tolist()}
     tested = {tuple(pair) for pair in task.inputs[~task.train_mask].tolist()}
     mirrored = {(a, b) for a, b in tested if a != b and (b, a) in trained}
-    pairs = record.notes["pairs"]
+    pairs = record.notes["loss.pairs"]
     assert pairs["test_mirrored"] == len(mirrored)
     assert pairs["test_unmirrored"] == len(tested) - len(mirrored)
     assert pairs["test_diagonal"] == sum(a == b for a, b in tested)
@@ -74,7 +74,7 @@ def test_where_the_swap_changes_the_answer_everything_is_unmirrored(make_run, op
     record = probe(run, only=["loss"])
     assert "swapping the operands changes the answer" in record.absent["accuracy.test_mirrored"]
     assert record["accuracy.test_unmirrored"] == record["accuracy.test"]
-    assert record.notes["pairs"]["test_unmirrored"] == int((~task.train_mask).sum())
+    assert record.notes["loss.pairs"]["test_unmirrored"] == int((~task.train_mask).sum())
     assert record["accuracy.test_equivariant"] is not None
 
 

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from grokscope.models import MLPSettings, Params, TransformerSettings, build_model
+from grokscope.probes import probe
 from grokscope.probes.norms import norms
 from grokscope.probes.record import Record
-from grokscope.tasks import ModularSettings
+from grokscope.tasks import ModularSettings, modular_task
+from tests.probes.lookup import lookup_settings, memoriser, perfect, silent_network
 
 TASK = ModularSettings(op="add", p=5)
 MLP = MLPSettings(d_embed=3, hidden=(4,), head_bias=True)
@@ -79,3 +81,19 @@ def test_no_finite_save_is_absent_with_its_reason(make_run):
     record = measured(make_run(MLP, TASK, [ones(MLP, np.nan)]))
     assert record.get("norm.total") is None
     assert "not finite" in record.absent["norm.total"]
+
+
+def test_the_norm_at_grok_is_that_of_the_first_save_there(make_run):
+    """A run that answers everything from its fourth save on, one save being enough."""
+    task_settings = ModularSettings(p=11, train_fraction=0.4)
+    task = modular_task(task_settings, 0)
+    networks = [silent_network(11), memoriser(task), memoriser(task), perfect(task)]
+    record = probe(make_run(lookup_settings(11), task_settings, networks), only=["loss", "norms"])
+    assert record["norm.at_grok"] == record["norm.total"][3]
+    assert record.notes["norm.at_grok"] == {"step": 30}
+    record = probe(
+        make_run(lookup_settings(11), task_settings, networks[:3], name="short"), only=["loss", "norms"]
+    )
+    assert "never reaches 0.9" in record.absent["norm.at_grok"]
+    alone = probe(make_run(lookup_settings(11), task_settings, networks, name="alone"), only=["norms"])
+    assert "run the loss probe" in alone.absent["norm.at_grok"]

@@ -114,6 +114,19 @@ def test_a_rank_deficient_product_keeps_its_numerical_rank(make_run):
     assert value(record, "spectra.product.numerical_rank").dtype.kind == "i"
 
 
+def test_rounding_of_the_stored_weights_is_in_no_rank(make_run):
+    sigma = torch.tensor([2.0, 2e-9, 2e-9], dtype=F64)
+    save = {"layer.1.W": torch.diag(sigma)}
+    record = measured(
+        make_run(DeepLinearSettings(depth=1), CompletionSettings(d=3, rank=1), [save], dtype=np.float32)
+    )
+    for name in (*RANKS, "numerical_rank"):
+        assert value(record, f"spectra.product.{name}")[0] == 1, name
+    for name in ("nuclear", "frobenius", "spectral"):
+        assert value(record, f"spectra.product.{name}")[0] == 2, name
+    np.testing.assert_allclose(value(record, "spectra.product.singular_values")[0], sigma, rtol=1e-6)
+
+
 def explicit_transformer_maps(params: Params, p: int, layer_norm: bool) -> dict[str, np.ndarray]:
     w = {name: tensor.numpy() for name, tensor in params.items()}
     table, head = w["embed.W_E"][:p], w["unembed.W_U"][:, :p]
