@@ -53,7 +53,9 @@ QUANTITIES = (
     Quantity(
         "gradients.cancellation.<block>",
         "1",
-        "‖mean ∇ℓ_i‖ / mean ‖∇ℓ_i‖ over training samples: 1 where all pull one way, 0 where they cancel.",
+        "‖mean ∇ℓ_i‖ / mean ‖∇ℓ_i‖ over training samples: 1 where all pull one way, 0 where they cancel. It "
+        "needs no bound, only norms in closed form: of every block of an MLP, of head and mlp of a transformer "
+        "without LayerNorm, elsewhere of the head.",
         TC,
     ),
     Quantity(UPDATES[0], "1", "‖ΔU‖/‖ΔE‖, how far head and embedding moved between consecutive saves.", TC),

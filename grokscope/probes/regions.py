@@ -192,6 +192,7 @@ def regions(
         record.notes["regions"] = {
             "samples": run.task.train_mask.nonzero()[data.chosen, 0].tolist(),
             "jacobian_samples": data.n_jacobian,
+            "gate_margin_samples": len(data.inputs),
             "local_complexity": {"radius": radius, "directions": min(directions, form.input_width)},
             "seed": seed,
         }
@@ -362,23 +363,24 @@ def draw_margins(record: Record, figure: Figure) -> None:
 
 @regions.figure(
     "Linear maps of the regions",
-    "Left: mean stable rank of the map A_i that the network is in a sample's region. Right: share of the "
-    "mean map outside the key Fourier functions of the class. Grey: random weights of the same shapes.",
-    needs=("regions.stable_rank_mean", "regions.rule_gap"),
+    "Mean stable rank of the map A_i that the network is in a sample's region; to the right, where it is "
+    "defined, the rule gap: share of the mean map outside the key Fourier functions of the class. Grey: "
+    "random weights of the same shapes.",
+    needs=("regions.stable_rank_mean",),
 )
 def draw_maps(record: Record, figure: Figure) -> None:
     """Stable rank of the maps and the rule gap, with what chance gives."""
-    left, right = time_axes(figure, record, 2)
-    for axes, name, label in (
-        (left, "regions.stable_rank_mean", "mean stable rank"),
-        (right, "regions.rule_gap", "rule gap"),
-    ):
+    shown = {"regions.stable_rank_mean": "mean stable rank", "regions.rule_gap": "rule gap"}
+    shown = {name: label for name, label in shown.items() if record.get(name) is not None}
+    for axes, (name, label) in zip(time_axes(figure, record, len(shown)), shown.items(), strict=True):
         _chance_band(axes, record, name)
         curve(axes, record, name, label, TRAIN)
         axes.set_ylabel(label)
         axes.legend(loc="best")
-    left.set_ylim(bottom=0)
-    right.set_ylim(-0.03, 1.03)
+        if name == "regions.rule_gap":
+            axes.set_ylim(-0.03, 1.03)
+        else:
+            axes.set_ylim(bottom=0)
 
 
 @regions.figure(

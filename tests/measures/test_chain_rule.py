@@ -11,12 +11,13 @@ from grokscope.measures.chain_rule import (
     GELU_LARGEST_SLOPE,
     Account,
     bound_slack,
+    bypassed_layer_norms,
     cancellation,
     head_gradient_norms,
     logit_gradient,
     per_sample_account,
 )
-from grokscope.measures.regions import GatedForm
+from grokscope.measures.regions import GatedForm, gated_forward
 
 _P, _D, _C = 6, 4, 5
 _WIDTHS = (7, 6, 8)
@@ -142,6 +143,57 @@ def test_per_sample_norms_are_those_of_autograd(
     assert all(0 < slack < 1 for slack in slacks.values()), slacks
     for block in (*account.layers, account.embedding):
         assert bool((block.with_bias <= block.bound_with_bias * (1 + 1e-12)).all())
+
+
+def test_the_account_takes_the_gradient_of_another_loss() -> None:
+    params = _params(3, 2, "sum", True, False, False)
+    pairs, targets = torch.tensor([[0, 1], [2, 2], [4, 0]]), torch.tensor([0, 3, 1])
+    form, z = _form(params, "relu"), _combined(params, pairs, "sum")
+    where: dict = {"embedding_width": _D, "combine": "sum", "same_operand": pairs[:, 0] == pairs[:, 1]}
+    logits = gated_forward(form, z)[1]
+    plain = per_sample_account(form, z, targets, **where)
+    given = per_sample_account(form, z, None, delta=logit_gradient(logits, targets), **where)
+    assert plain.embedding is not None
+    assert given.embedding is not None
+    torch.testing.assert_close(given.embedding.with_bias, plain.embedding.with_bias)
+    torch.testing.assert_close(given.layers[0].bound, plain.layers[0].bound)
+    # everything is linear in the length of δ
+    double = per_sample_account(form, z, None, delta=2 * logit_gradient(logits, targets), **where)
+    torch.testing.assert_close(double.layers[1].with_bias, 2 * plain.layers[1].with_bias)
+    torch.testing.assert_close(double.layers[1].bound, 2 * plain.layers[1].bound)
+    for wrong, match in (
+        ({"targets": None}, "neither"),
+        ({"targets": targets, "delta": logits}, "both"),
+        ({"targets": None, "delta": logits[:2]}, "got delta"),
+        ({"targets": None, "delta": logits * math.nan}, "got delta"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            per_sample_account(form, z, wrong["targets"], delta=wrong.get("delta"), **where)
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("biases", [False, True])
+def test_norms_of_a_bypassed_layer_are_those_of_autograd(activation: str, biases: bool) -> None:
+    phi = torch.relu if activation == "relu" else torch.nn.functional.gelu
+    w_in, w_out, w_u = _random(0, 4, 6), _random(1, 6, 4), _random(2, 4, 5)
+    leaves = [w_in, w_out, *([_random(3, 6), _random(4, 4)] if biases else [])]
+    z, delta = _random(5, 7, 4), _random(6, 7, 5)
+    form = GatedForm((w_in,), (leaves[2] if biases else None,), w_out @ w_u, None, w_u, activation)
+    found = bypassed_layer_norms(form, z, delta, output_bias=biases)
+    for leaf in leaves:
+        leaf.requires_grad_()
+    b_in, b_out = leaves[2:] if biases else (0.0, 0.0)
+    for sample in range(7):
+        stream = z[sample] + phi(z[sample] @ leaves[0] + b_in) @ leaves[1] + b_out
+        grads = torch.autograd.grad((stream @ w_u) @ delta[sample], leaves)
+        expected = math.sqrt(sum(float(grad.square().sum()) for grad in grads))
+        assert float(found[sample]) == pytest.approx(expected, rel=1e-12)
+    with pytest.raises(ValueError, match="without a direct path"):
+        bypassed_layer_norms(
+            GatedForm((w_in.detach(),), (None,), _random(1, 6, 5)), z, delta, output_bias=False
+        )
+    with pytest.raises(ValueError, match="got delta"):
+        bypassed_layer_norms(form, z, delta[:2], output_bias=biases)
 
 
 def test_bounds_are_reached_by_a_chain_of_scalars() -> None:

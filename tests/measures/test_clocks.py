@@ -211,8 +211,8 @@ def test_gap_growth_window_ends_where_the_line_does():
     assert growth.line is not None
     assert growth.window is not None
     assert growth.window[0] == 210
-    # The plateau starts at 700; past it the second half is soon too flat.
-    assert 700 <= growth.window[1] < 760
+    # The plateau starts at 700; past it the second half grows too flat, well before R squared says so.
+    assert 700 <= growth.window[1] <= 810
     assert not growth.to_end
     straight = gap_growth(steps, 0.02 * steps - 4)
     assert straight.to_end
@@ -245,18 +245,17 @@ def test_the_window_is_the_longest_that_is_straight_in_both_halves(seed):
 
 
 def test_a_curve_with_halves_of_different_slopes_is_no_line():
-    """1 - e^{-t}: R squared is above 0.95 over a window whose halves differ several times in slope."""
+    """1 - e^{-t}: R squared alone accepts t up to 1.79, where the slopes of the halves differ 2.4 times."""
     steps = np.arange(1, 400)
     margin = 1 - np.exp(-steps / 100)
-    n = 230
-    assert np.corrcoef(steps[:n], margin[:n])[0, 1] ** 2 > 0.93
+    assert np.corrcoef(steps[:179], margin[:179])[0, 1] ** 2 > 0.95
     growth = gap_growth(steps, margin)
     assert growth.window is not None
     assert growth.line is not None
-    end = growth.window[1]
-    halves = [np.polyfit(steps[a:b], margin[a:b], 1)[0] for a, b in ((0, end // 2), (end // 2, end))]
-    assert 0.7 * halves[0] < growth.line.slope < 1.3 * halves[1]
-    assert end < 70
+    # The slope of 1 - e^{-t} over [u, v] falls as e^{-t}: halves e^{v/2} apart, which 25 % each way allows to
+    # be no more than 5/3.
+    assert 60 < growth.window[1] < 200 * np.log(5 / 3)
+    assert growth.line.slope == pytest.approx(0.01 * np.exp(-growth.window[1] / 200), rel=0.03)
 
 
 def test_intervals_of_a_rate_hold_the_truth_where_residuals_are_correlated():
@@ -275,7 +274,8 @@ def test_intervals_of_a_rate_hold_the_truth_where_residuals_are_correlated():
         assert tail.low is not None
         assert tail.high is not None
         missed[1] += not tail.low <= 1 - np.exp(-0.01) <= tail.high
-        missed[2] += not (fit := fit_line(steps, 0.01 * steps + noise)).low <= 0.01 <= fit.high
+        _, low, high = slope_and_interval(fit_line(steps, 0.01 * steps + noise))
+        missed[2] += not low <= 0.01 <= high
     # one in twenty is what the intervals promise; taken as independent, most of them miss
     assert max(missed[:2]) < 40
     assert missed[2] > 80
@@ -305,7 +305,7 @@ def test_tail_contraction_stops_at_a_floor_and_before_a_zero():
     steps = np.arange(400)
     floor = tail_contraction(steps, np.maximum(0.9**steps, 1e-6), start_step=0)
     assert floor.window is not None
-    assert 131 <= floor.window[1] < 160
+    assert 131 <= floor.window[1] < 165
     assert not floor.to_end
     assert floor.mu is not None
     assert 0.09 < floor.mu < 0.1

@@ -191,8 +191,9 @@ def test_inverse_participation_of_pure_and_flat_neurons() -> None:
     flat[4] = 1.0
     assert_close(inverse_participation(pure), 1.0)
     assert_close(inverse_participation(flat), 1 / 6)
+    assert_close(complex_inverse_participation(pure), 0.5)
     assert_close(complex_inverse_participation(pure - 5.0), 0.5)
-    assert_close(complex_inverse_participation(flat), 1 / 13)
+    assert_close(complex_inverse_participation(flat), 1 / 12)
     alternating = (1.0 - 2.0 * (torch.arange(12) % 2))[:, None]
     assert_close(complex_inverse_participation(alternating), 1.0)
 
@@ -205,7 +206,7 @@ def test_inverse_participation_pools_slots_and_leaves_out_constant_neurons() -> 
     assert_close(
         inverse_participation(torch.cat([pure, dead], 1), torch.cat([flat, dead], 1)), (2 + 1 / 6) / 3
     )
-    assert_close(complex_inverse_participation(torch.cat([pure, dead], 1), flat), (0.5 * 2 + 1 / 13) / 3)
+    assert_close(complex_inverse_participation(torch.cat([pure, dead], 1), flat), (0.5 * 2 + 1 / 12) / 3)
     with pytest.raises(ValueError, match="no neuron varies"):
         inverse_participation(dead)
     with pytest.raises(ValueError, match="got no map"):
@@ -221,7 +222,7 @@ def test_inverse_participation_agrees_with_loops() -> None:
                 column = slot[step, :, neuron : neuron + 1].numpy()
                 power = slow_power(column)
                 real.append(((power / power.sum()) ** 2).sum())
-                spectrum = np.fft.fft(column[:, 0])
+                spectrum = np.fft.fft(column[:, 0])[1:]
                 spectrum /= np.linalg.norm(spectrum)
                 signed.append((np.abs(spectrum) ** 4).sum())
         assert_close(inverse_participation(*slots)[step], np.mean(real))
@@ -236,6 +237,11 @@ def test_inverse_participation_ignores_order_scale_and_bias(seed: int, scale: fl
     expected = inverse_participation(weights)
     assert_close(inverse_participation(scale * weights[:, order] + gaussian(seed, 6)), expected, atol=1e-8)
     assert 1 / 5 - 1e-12 <= expected.item() <= 1 + 1e-12
+    signed = complex_inverse_participation(weights)
+    changed = complex_inverse_participation(scale * weights[:, order] + gaussian(seed, 6))
+    assert_close(changed, signed, atol=1e-8)
+    # of odd n every frequency is two signed ones of equal power
+    assert_close(signed, expected / 2)
 
 
 # Circularity.
@@ -353,15 +359,41 @@ def test_neurons_without_variance_are_dropped() -> None:
     grids = torch.stack([neuron_grid(7, 3, 0.0, 0.0), torch.full((7, 7), 0.1), torch.zeros(7, 7)], dim=-1)
     found = neuron_frequencies(grids)
     assert found.frequency.tolist() == [3, -1, -1]
+    assert found.varies.tolist() == [True, False, False]
     assert_close(neuron_shares(found, 7), [0, 0, 1])
     assert_close(mean_explained(found), 1.0)
     silent = neuron_frequencies(torch.ones(2, 7, 7, 4))
     with pytest.raises(ValueError, match="fails for 2 of 2"):
         mean_explained(silent)
-    with pytest.raises(ValueError, match="no neuron varies"):
+    with pytest.raises(ValueError, match="no neuron has a frequency"):
         neuron_shares(silent, 7)
     with pytest.raises(ValueError, match=r"expected \(\.\.\., n, n, neurons\)"):
         neuron_frequencies(torch.ones(7, 6, 4))
+
+
+def test_a_neuron_of_one_pair_has_no_frequency_but_counts_in_what_is_explained() -> None:
+    n = 7
+    single = torch.zeros(n, n)
+    single[2, 5] = 3.0
+    two_equal = neuron_grid(n, 1, 0.2, 0.4) + neuron_grid(n, 3, 0.1, 0.3)
+    found = neuron_frequencies(torch.stack([single, neuron_grid(n, 2, 0.0, 0.0), two_equal], dim=-1))
+    assert found.frequency.tolist() == [-1, 2, -1]
+    assert found.varies.tolist() == [True] * 3
+    # 8 of the 48 functions that vary belong to each of the three frequencies, and all hold as much
+    assert_close(found.explained, [1 / 6, 1.0, 0.5])
+    assert_close(mean_explained(found), (1 / 6 + 1.0 + 0.5) / 3)
+    assert_close(neuron_shares(found, n), [0, 1, 0])
+    alone = neuron_frequencies(single[..., None])
+    assert_close(mean_explained(alone), 1 / 6)
+    with pytest.raises(ValueError, match="no neuron has a frequency"):
+        neuron_shares(alone, n)
+
+
+@pytest.mark.parametrize(("excess", "expected"), [(3e-9, 1), (3e-10, -1), (-3e-9, 3)])
+def test_ties_are_broken_by_a_billionth_of_the_variance(excess: float, expected: int) -> None:
+    n = 7
+    grid = math.sqrt(1 + excess) * neuron_grid(n, 1, 0.2, 0.4) + neuron_grid(n, 3, 0.1, 0.3)
+    assert neuron_frequencies(grid[..., None]).frequency.tolist() == [expected]
 
 
 def slow_neuron_frequency(grid: np.ndarray) -> tuple[int, float]:

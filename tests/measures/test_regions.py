@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -62,7 +63,7 @@ def test_gate_margin_by_hand() -> None:
     margins = gate_margin(form, torch.tensor([[1.0, 0.0], [0.0, 3.0]]))
     # |pre|/(‖w‖‖x‖ + |b|): 3/5, 2/4 and 12/15, 4/8; the third neuron has no weights and no bias
     assert margins.minimum == pytest.approx(0.5)
-    assert margins.median == pytest.approx(0.55)
+    assert margins.median == pytest.approx(0.5)
     assert margins.quantile_01 == pytest.approx(0.5)
     assert margins.quantile_10 == pytest.approx(0.5)
     assert margins.excluded == 2
@@ -85,12 +86,27 @@ def test_gate_margin_against_loops_over_two_layers(activation: str) -> None:
                 if scale > 0:  # a sample that closes every gate leaves the next layer without an input
                     ratios.append(abs(pre[-1]) / scale)
             x = form.activate(torch.tensor(pre, dtype=torch.float64))
-    expected = torch.tensor(ratios, dtype=torch.float64)
+    in_order = sorted(ratios)
     margins = gate_margin(form, z)
     assert margins.minimum == pytest.approx(min(ratios), rel=1e-12)
     for value, q in ((margins.quantile_01, 0.01), (margins.quantile_10, 0.1), (margins.median, 0.5)):
-        assert value == pytest.approx(float(torch.quantile(expected, q)), rel=1e-12)
+        assert value == pytest.approx(in_order[math.ceil(q * len(ratios)) - 1], rel=1e-12)
+        assert value == pytest.approx(np.quantile(ratios, q, method="inverted_cdf"), rel=1e-12)
     assert 0 <= margins.minimum <= margins.quantile_01 <= margins.quantile_10 <= margins.median <= 1
+
+
+def test_gate_margin_of_known_pre_activations_runs_no_forward(monkeypatch: pytest.MonkeyPatch) -> None:
+    form = GatedForm((_random(0, 4, 6), _random(1, 6, 5)), (_random(2, 6), None), _random(3, 5, 3))
+    z = _random(4, 30, 4)
+    expected = gate_margin(form, z)
+    known, _ = gated_forward(form, z)
+    kept = [pre.clone() for pre in known]
+    monkeypatch.delattr("grokscope.measures.regions.gated_forward")
+    assert gate_margin(form, z, known) == expected
+    assert all(torch.equal(pre, before) for pre, before in zip(known, kept, strict=True))
+    for wrong in (known[:1], [pre[:3] for pre in known]):
+        with pytest.raises(ValueError, match="of every layer"):
+            gate_margin(form, z, wrong)
 
 
 def test_gate_margin_without_any_scale_is_refused() -> None:

@@ -315,6 +315,26 @@ def test_a_zero_map_at_one_step_is_null_and_at_every_step_absent(make_run):
     assert value(record, "fourier.embedding.gini")[0] == pytest.approx(1 - 1 / 5)
 
 
+def test_neurons_of_one_pair_are_explained_a_little_and_have_no_frequency(make_run):
+    """a and b one-hot, each neuron open for one pair alone: equal energy at every frequency."""
+    n, count = 7, 3
+    weight = torch.zeros(2 * n, count, dtype=F64)
+    for neuron in range(count):
+        weight[neuron, neuron] = weight[n + 2 * neuron, neuron] = 1
+    params = {
+        "embed.W_E": torch.eye(n, dtype=F64),
+        "hidden.1.W": weight,
+        "hidden.1.b": -torch.ones(count, dtype=F64),
+        "head.W_U": circles(torch.arange(n), [1], n)[:, :1].mT.repeat(count, 1),
+    }
+    record = measured(make_run(MLPSettings(d_embed=n, hidden=(count,)), ModularSettings(p=n), [params]))
+    assert value(record, "fourier.neuron_explained")[0] == pytest.approx(1 / 6)
+    assert "explains more" in record.absent["fourier.key_frequencies.by_neuron"]
+    # a delta in the weights is flat over frequencies, real or signed, whatever the bias adds
+    assert value(record, "fourier.ipr")[0] == pytest.approx(1 / 3)
+    assert value(record, "fourier.ipr_complex")[0] == pytest.approx(1 / 6)
+
+
 def test_weights_that_are_not_finite_leave_the_other_saves(make_run):
     a, b = phases(4)
     settings, params = clock_network(11, [3] * 4, a, b, a + b)

@@ -260,29 +260,72 @@ def test_a_completion_by_the_closed_form(make_run, drawings):
     rows = error.norm(dim=1) * first.norm(dim=1)
     expected = head / 4 / float(rows.mean())
     np.testing.assert_allclose(values(record, "gradients.cancellation.layer.2"), [expected], rtol=1e-12)
-    assert "cross-entropy" in record.absent["gradients.bound_slack.layer.1"]
+    assert "no gates" in record.absent["gradients.bound_slack.layer.1"]
+    assert "networks with gates" in record.absent["gradients.cancellation.layer.1"]
     for name in (*RATIOS.values(), "gradients.update_ratio"):
         assert "no embedding" in record.absent[name]
     assert "Head over embedding" not in drawings(gradients, record)
 
 
 @pytest.mark.parametrize(
-    ("settings", "reason"),
+    ("settings", "reason", "exact"),
     [
-        (TransformerSettings(d_model=4, n_heads=2, d_mlp=6, biases=True), "attention"),
-        (TransformerSettings(d_model=4, n_heads=2, d_mlp=6, layer_norm=True), "LayerNorm"),
+        (TransformerSettings(d_model=4, n_heads=2, d_mlp=6, biases=True), "attention", {"head", "mlp"}),
+        (TransformerSettings(d_model=4, n_heads=2, d_mlp=6, layer_norm=True), "LayerNorm", {"head"}),
     ],
 )
-def test_transformers_keep_the_head_of_the_account(make_run, settings, reason):
+def test_transformers_keep_what_is_exact_in_the_account(make_run, settings, reason, exact):
     run = make_run(settings, TASK, random_saves(settings, 2))
     record = measured(run)
     for block in run.model.blocks:
-        for kind in ("bound_slack", "cancellation"):
-            name = f"gradients.{kind}.{block}"
-            assert (name in record.measurements) == (block == "head")
-            assert block == "head" or reason in record.absent[name]
+        slack, shrink = (f"gradients.{kind}.{block}" for kind in ("bound_slack", "cancellation"))
+        assert (slack in record.measurements) == (block == "head")
+        assert (shrink in record.measurements) == (block in exact)
+        assert block == "head" or reason in record.absent[slack]
+        if block not in exact:
+            assert reason in record.absent[shrink]
+            assert "one backward pass a sample" in record.absent[shrink]
     assert reason in record.absent["gradients.head_above_bound"]
     assert record.notes["head_equality"]["largest_relative_difference"] < 1e-10
+
+
+@pytest.mark.parametrize("loss", ["cross-entropy", "squared"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        MLP,
+        MLPSettings(d_embed=3, hidden=(6,), embedding="separate", activation="gelu"),
+        TransformerSettings(d_model=4, n_heads=2, d_mlp=6),
+        TransformerSettings(d_model=4, n_heads=2, d_mlp=6, biases=True, d_vocab_out=7),
+    ],
+)
+def test_cancellation_sample_by_sample_for_both_losses(make_run, settings, loss):
+    saves = random_saves(settings, 2)
+    run = trained_with(make_run(settings, TASK, saves), loss=loss, weight_decay=0.0)
+    record = measured(run)
+    criterion = cross_entropy if loss == "cross-entropy" else half_squared
+    mask = run.task.train_mask
+    for index, params in enumerate(saves):
+        norms = {block: [] for block in run.model.blocks}
+        total = dict.fromkeys(run.model.blocks, 0.0)
+        gradient: dict[str, Tensor] = {name: torch.zeros_like(v) for name, v in params.items()}
+        for x, y in zip(run.task.inputs[mask], run.task.targets[mask], strict=True):
+            leaves = {name: value.clone().requires_grad_() for name, value in params.items()}
+            criterion(run.model.forward(leaves, x[None]), y[None]).backward()
+            grads = {n: torch.zeros_like(v) if v.grad is None else v.grad for n, v in leaves.items()}
+            gradient = {name: gradient[name] + grads[name] / int(mask.sum()) for name in gradient}
+            for block, names in run.model.blocks.items():
+                norms[block].append(block_norm(grads, names))
+        total = {block: block_norm(gradient, names) for block, names in run.model.blocks.items()}
+        shown = [block for block in total if f"gradients.cancellation.{block}" in record.measurements]
+        assert set(shown) == (set(total) if isinstance(settings, MLPSettings) else {"head", "mlp"})
+        for block in shown:
+            found = values(record, f"gradients.cancellation.{block}")[index]
+            assert found == pytest.approx(total[block] / np.mean(norms[block]), rel=1e-9), block
+    if isinstance(settings, MLPSettings):
+        for block in run.model.blocks:
+            assert values(record, f"gradients.bound_slack.{block}").max() <= 1
+        assert values(record, "gradients.bound_slack.head") == pytest.approx([1, 1], abs=1e-12)
 
 
 def test_without_decay_the_decayed_gradient_is_absent(make_run):

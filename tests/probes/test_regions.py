@@ -80,6 +80,14 @@ def random_saves(settings: ModelSettings, count: int, p: int = 5, biased: bool =
     return saves
 
 
+def leaning(saves: list[Params]) -> list[Params]:
+    """The same with a head that leans to frequency 1, so that not every frequency is key."""
+    for params in saves:
+        rows, p = params["head.W_U"].shape
+        params["head.W_U"] = params["head.W_U"] + 9 * waves(p, 1).expand(rows, p)
+    return saves
+
+
 def plane(*embedding: float, head: torch.Tensor | None = None) -> Params:
     """Two gates, each the sign of one operand's embedding."""
     p = len(embedding)
@@ -124,13 +132,14 @@ def test_dead_neurons_and_frozen_since_at_the_last_save(make_run):
     assert record.notes["undefined"]["regions.stable_rank_mean"]["steps"] == [10]
 
 
-def test_gate_margin_by_hand(make_run):
+def test_gate_margin_by_hand_over_all_training_samples(make_run):
     embedding = np.array([-1.0, 0.5, 2.0])
     task = ModularSettings(op="add", p=3, train_fraction=0.5)
-    record = measured(all_but_the_last_pair(make_run(PLANE, task, [plane(*embedding)])), samples=100)
+    record = measured(all_but_the_last_pair(make_run(PLANE, task, [plane(*embedding)])), samples=2)
     pairs = np.array([(a, b) for a in embedding for b in embedding])[:-1]
     ratios = np.abs(pairs) / np.linalg.norm(pairs, axis=1, keepdims=True)
-    expected = np.quantile(ratios, [0, 0.01, 0.1, 0.5])
+    assert record.notes["regions"]["gate_margin_samples"] == len(ratios) == 8
+    expected = np.quantile(ratios, [0, 0.01, 0.1, 0.5], method="inverted_cdf")
     np.testing.assert_allclose(values(record, "regions.gate_margin"), [expected], rtol=1e-14)
     assert record.coordinates["margin_quantile"] == [0, 0.01, 0.1, 0.5]
 
@@ -229,6 +238,15 @@ def test_rule_gap_is_absent_without_a_class_axis(make_run):
     assert record.absent["regions.rule_gap.null"] == record.absent["regions.rule_gap"]
 
 
+def test_rule_gap_is_absent_where_every_frequency_is_key(make_run, drawings):
+    head = waves(5, 1, 2)  # as much of one as of the other: nothing lies outside the two
+    record = measured(make_run(PLANE, ADD5, [plane(-1, 1, 2, -3, 1, head=head)] * 2))
+    assert "every one of the 2 frequencies" in record.absent["regions.rule_gap"]
+    assert record.absent["regions.rule_gap.null"] == record.absent["regions.rule_gap"]
+    assert "rule_gap" not in record.notes
+    assert "Linear maps of the regions" in drawings(regions, record)
+
+
 def test_class_separation_against_loops(make_run):
     settings = MLPSettings(d_embed=3, hidden=(4,))
     run = make_run(settings, ADD5, random_saves(settings, 1))
@@ -252,7 +270,7 @@ def test_class_separation_against_loops(make_run):
 
 def test_every_quantity_is_recorded_or_absent_and_figures_draw(make_run, drawings):
     settings = MLPSettings(d_embed=4, hidden=(9,))
-    record = measured(make_run(settings, ADD5, random_saves(settings, 4)))
+    record = measured(make_run(settings, ADD5, leaning(random_saves(settings, 4))))
     for quantity in regions.quantities:
         assert (quantity.name in record.measurements) != (quantity.name in record.absent)
     assert set(record.absent) <= {"regions.frozen_since"}
@@ -296,7 +314,7 @@ def test_deep_linear_has_neither(make_run):
 @pytest.mark.parametrize("tensor", ["hidden.1.W", "embed.W_E"])
 def test_a_diverged_save_is_undefined_and_the_rest_stays(make_run, tensor):
     settings = MLPSettings(d_embed=4, hidden=(9,))
-    saves = random_saves(settings, 3)
+    saves = leaning(random_saves(settings, 3))
     saves[1][tensor][0, 0] = math.nan
     record = measured(make_run(settings, ADD5, saves))
     for name in ("regions.count", *AFFINE, *CLASSES):
