@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from grokscope.errors import GrokscopeError, nearest
+from grokscope.errors import GrokscopeError
 from grokscope.models import MODEL_SETTINGS, MapView, Model, Params, as_float64, build_model
 from grokscope.tasks import TASK_SETTINGS, ResidueAxis, Task, build_task, unpack_mask
-from grokscope.trajectory import Trajectory, read_manifest, read_settings
+from grokscope.trajectory import Trajectory, choose, read_manifest, read_settings
 
 # what a probe needs to speak of runs comes from here, so that it imports this module and measures alone
 __all__ = [
@@ -147,8 +147,8 @@ def build_from_config(config: Mapping[str, Any], where: str) -> tuple[Task, Mode
     seed = config.get("seed", 0)
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
         raise GrokscopeError(f"reading {where}: seed is {seed!r}, expected a whole number of at least 0")
-    task_class = _choose(TASK_SETTINGS, task_table.get("name"), "task.name", where)
-    model_class = _choose(MODEL_SETTINGS, model_table.get("family"), "model.family", where)
+    task_class = choose(TASK_SETTINGS, task_table.get("name"), "task.name", where)
+    model_class = choose(MODEL_SETTINGS, model_table.get("family"), "model.family", where)
     task_settings = read_settings(task_class, task_table, f"{where}: task")
     model_settings = read_settings(model_class, model_table, f"{where}: model")
     task = build_task(task_settings, seed)
@@ -162,15 +162,6 @@ def _table(mapping: Mapping[str, Any], name: str, where: str) -> Mapping[str, An
     if not isinstance(found, Mapping):
         raise GrokscopeError(f"reading {where}: {name} is {found!r}, expected a table")
     return found
-
-
-def _choose(table: Mapping[str, type], name: object, field: str, where: str) -> type:
-    if not isinstance(name, str) or name not in table:
-        hint = nearest(name, table) if isinstance(name, str) else ""
-        raise GrokscopeError(
-            f"reading {where}: {field} is {name!r}, expected one of {', '.join(table)}{hint}"
-        )
-    return table[name]
 
 
 def open_run(path: str | Path) -> Run:

@@ -17,6 +17,7 @@ from grokscope.tasks import TASK_SETTINGS, Task, TaskSettings, build_task
 from grokscope.trajectory import (
     MANIFEST_NAME,
     apply_overrides,
+    choose,
     expand_schedule,
     read_manifest,
     read_settings,
@@ -160,8 +161,8 @@ def recipe_from(table: Mapping[str, Any], where: str) -> Recipe:
     for key in ("task", "model", "train", "save"):
         if not isinstance(table.get(key, {}), Mapping):
             raise GrokscopeError(f"reading {where}: {key} is {table[key]!r}, expected a table")
-    task_class = _family(TASK_SETTINGS, table, "task", "name", where)
-    model_class = _family(MODEL_SETTINGS, table, "model", "family", where)
+    task_class = choose(TASK_SETTINGS, table.get("task", {}).get("name"), "task.name", where)
+    model_class = choose(MODEL_SETTINGS, table.get("model", {}).get("family"), "model.family", where)
     seed, name = table.get("seed", 0), table.get("name", "run")
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
         raise GrokscopeError(f"reading {where}: seed is {seed!r}, expected a whole number of at least 0")
@@ -177,16 +178,6 @@ def recipe_from(table: Mapping[str, Any], where: str) -> Recipe:
     )
     _check(recipe, where)
     return recipe
-
-
-def _family(table: Mapping[str, type], given: Mapping[str, Any], section: str, key: str, where: str) -> type:
-    name = given.get(section, {}).get(key)
-    if not isinstance(name, str) or name not in table:
-        hint = nearest(name, table) if isinstance(name, str) else ""
-        raise GrokscopeError(
-            f"reading {where}: {section}.{key} is {name!r}, expected one of {', '.join(table)}{hint}"
-        )
-    return table[name]
 
 
 def _check(recipe: Recipe, where: str) -> None:

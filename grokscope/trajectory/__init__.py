@@ -13,7 +13,7 @@ from grokscope.trajectory.format import (
 from grokscope.trajectory.manifest import MANIFEST_NAME, MANIFEST_SCHEMA, read_manifest, write_manifest
 from grokscope.trajectory.reader import Trajectory, VerifyReport, verify_trajectory
 from grokscope.trajectory.schedule import expand_schedule
-from grokscope.trajectory.settings import apply_overrides, read_settings, settings_dict
+from grokscope.trajectory.settings import apply_overrides, choose, read_settings, settings_dict
 from grokscope.trajectory.snapshots import read_snapshot, snapshot_steps, write_snapshot
 from grokscope.trajectory.writer import TrajectoryWriter
 
@@ -26,6 +26,7 @@ __all__ = [
     "VerifyReport",
     "apply_overrides",
     "block_rows",
+    "choose",
     "expand_schedule",
     "open_h5",
     "read_manifest",

@@ -206,6 +206,16 @@ def _finite(value: float) -> bool:
         return False
 
 
+def choose(table: Mapping[str, Any], name: object, field: str, where: str) -> Any:
+    """The entry of ``table`` that ``field`` names; a one-line GrokscopeError with the nearest name otherwise."""
+    if not isinstance(name, str) or name not in table:
+        hint = nearest(name, table) if isinstance(name, str) else ""
+        raise GrokscopeError(
+            f"reading {where}: {field} is {name!r}, expected one of {', '.join(table)}{hint}"
+        )
+    return table[name]
+
+
 def _dotted(prefix: str, name: str) -> str:
     return f"{prefix}.{name}" if prefix else name
 
