@@ -294,7 +294,7 @@ def test_other_failures_of_the_program_are_not_hidden(call, monkeypatch, trained
     def fail(*arguments: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(cli, "_run_directory", fail)
+    monkeypatch.setattr(cli, "run_directory", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         call("verify", "little-s3", "--workspace", trained)
 

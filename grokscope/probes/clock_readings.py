@@ -61,14 +61,16 @@ QUANTITIES = (
     Quantity(
         "clocks.gap_growth",
         "logit/step",
-        "Slope of the smallest training margin after it turned positive, while it stays one straight line: "
-        "slope, 95 % interval and R².",
+        "Slope of the smallest training margin after it turned positive, over the longest stretch that is one "
+        "straight line (R² ≥ 0.95, both halves within 25 % of the whole): slope, 95 % interval from block means, "
+        "and R².",
         TC,
     ),
     Quantity(
         "clocks.tail_contraction",
         "1/step",
-        "μ = 1 − L(t+1)/L(t) of the training loss after the fit, while one μ describes it: value and interval.",
+        "μ = 1 − L(t+1)/L(t) of the training loss after the fit, over the longest stretch that one μ describes "
+        "(log loss straight, both halves within 25 % of the whole): value and 95 % interval from block means.",
         TC,
     ),
     Quantity(
