@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -91,6 +92,8 @@ QUANTITIES = (
 )
 def loss(run: Run, record: Record) -> None:
     """Losses, accuracies and margins of every save over the whole input grid."""
+    if run.task.kind == "regression" or run.config.get("train", {}).get("loss") == "squared":
+        record.declare([replace(q, unit="1") if q.name.startswith("loss.") else q for q in QUANTITIES])
     if run.task.kind == "regression":
         _regression(run, record)
     else:

@@ -242,7 +242,8 @@ def vitals(record: Record) -> list[Vital]:
             event = record.events[name]
             made.append(Vital(label, crossing(event), "steps" if event.by is not None else ""))
     if record.delay is not None:
-        made.append(Vital("Delay", ratio(*record.delay), "grok step over fit step, all test pairs"))
+        over = "grok step over fit step" + (", all test pairs" if "grok_unmirrored" in record.events else "")
+        made.append(Vital("Delay", ratio(*record.delay), over))
     fit = record.events.get("fit")
     if fit is not None and fit.by is not None:
         later = np.flatnonzero(record.steps >= fit.by)
