@@ -256,8 +256,6 @@ def verify(run: str, json_out: str | None, workspace: Path) -> None:
                     click.echo(f"{'problem':<12} {problem}")
             elif value is not None:
                 click.echo(f"{key.replace('_', ' '):<12} {value}")
-        if not found.saves:
-            click.echo("nothing is committed yet")
 
 
 def _train(recipe: Recipe, directory: Path, *, device: str, resume: bool) -> None:
