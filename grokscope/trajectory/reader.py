@@ -24,25 +24,29 @@ _ATTEMPTS = 4
 
 
 class Trajectory:
-    """A stored trajectory, opened at the first access. T is the number of committed saves.
+    """A stored trajectory, read on demand. T is the number of committed saves.
 
-    What is committed at that moment is what this object shows, also while a writer goes on; ``refresh``
-    looks again. Raises GrokscopeError, one line, for a file that is missing, damaged, no trajectory or of a
+    What is committed at the first access is what this object shows, also while a writer goes on; ``refresh``
+    looks again. The file is open only while something is read, so that others may open it too; in a ``with``
+    block it stays open. Raises GrokscopeError, one line, for a file that is missing, damaged, no trajectory or of a
     newer schema, and for a chunk that fails its checksum.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._file: h5py.File | None = None
+        self._keep_open = False
         self._streams: tuple[Stream, Stream] | None = None
         self._steps: dict[str, np.ndarray] = {}
 
     def __enter__(self) -> Self:
+        self._keep_open = True
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._keep_open = False
         self.close()
 
     def close(self) -> None:
@@ -175,6 +179,9 @@ class Trajectory:
                 if attempt == _ATTEMPTS - 1 or not self.path.is_file():
                     raise
                 time.sleep(_PAUSE_SECONDS)
+            finally:
+                if not self._keep_open:
+                    self.close()
         raise AssertionError("unreachable")
 
 

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -423,3 +424,16 @@ def test_a_place_that_cannot_be_written_is_one_line(tiny, tmp_path):
     with pytest.raises(GrokscopeError) as caught:
         train(tiny(), tmp_path / "file" / "run", device="cpu")
     assert "cannot make" in one_line(caught)
+
+
+def test_a_run_that_is_open_for_reading_can_be_gone_on_with(tiny, checksum, uninterrupted, tmp_path):
+    recipe = tiny()
+    with pytest.raises(Stop):
+        train(recipe, tmp_path / "run", device="cpu", report=at(40, stop))
+    half = open_run(tmp_path / "run")
+    before = half.params(-1)
+    train(recipe, tmp_path / "run", device="cpu", resume=True)
+    assert checksum(tmp_path / "run") == uninterrupted
+    assert all(torch.equal(value, before[name]) for name, value in half.params(-1).items())
+    with h5py.File(tmp_path / "run" / "trajectory.h5") as plain:
+        assert len(plain["steps"]) > len(half.steps)  # pyright: ignore[reportArgumentType]
