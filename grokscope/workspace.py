@@ -64,10 +64,12 @@ def missing_run(given: str, workspace: Path) -> NoReturn:
     folder = workspace / "checkpoints"
     known = sorted(p.parent.name for p in folder.glob("*/run.json"))
     listed = f"one of {', '.join(known[:8])}" if known else f"a run in {folder}"
-    raise GrokscopeError(
-        f"opening {given!r}: no run of that name and no such path, expected {listed}, or a path"
-        f"{nearest(given, known)}"
+    found = (
+        "it is no run: there is no run.json in it"
+        if Path(given).exists()
+        else "no run of that name and no such path"
     )
+    raise GrokscopeError(f"opening {given!r}: {found}, expected {listed}, or a path{nearest(given, known)}")
 
 
 def checked_name(name: str) -> str:
