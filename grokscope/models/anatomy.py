@@ -7,7 +7,7 @@ h neurons. Matrices act on row vectors, ``x @ W``, so they are stored (in, out) 
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -20,7 +20,11 @@ from grokscope.measures.regions import GatedForm
 Params = dict[str, Tensor]
 """A flat parameter dict."""
 
-Activation = Literal["relu", "gelu"]
+Activation = Literal["relu", "gelu", "gelu_tanh", "silu", "quadratic", "tanh"]
+"""``gelu`` is x Φ(x), ``gelu_tanh`` its tanh approximation, ``silu`` x σ(x), ``quadratic`` x²."""
+
+GATES = ("relu", "gelu")
+"""Activations whose pre-activations have a gate, so that the network has a gated form."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,8 @@ class Part:
 
     ``kind``: a *matrix* counts in norms; a *bias* or *gain* (of a LayerNorm) does not. ``block`` names the
     group it belongs to: ``embedding``, ``position``, ``attention``, ``hidden.<l>``, ``mlp``, ``layer.<l>``,
-    ``norm``, ``head``.
+    ``norm``, ``head``; ``attention.<l>`` and ``mlp.<l>`` where there are several layers, ``head_bias`` where
+    the head itself is tied to the embedding.
     """
 
     name: str
@@ -56,8 +61,16 @@ class MapView:
 class Model(abc.ABC):
     """A family of pure functions of a flat parameter dict, with its anatomy.
 
-    ``combine`` says how the operands meet: by concatenation or sum of embeddings, by attention, or not at
-    all. ``n_layers`` is the number of factors of the deepest end-to-end product.
+    Attributes:
+        combine: how the operands meet: by concatenation or sum of embeddings, by attention, or not at all.
+        n_layers: the number of factors of the deepest end-to-end product.
+        separate_embeddings: whether no row of an embedding serves both operands.
+        tied: whether the head is the embedding, so that it has no tensor of its own.
+        gated_block: the block whose tensors are the one layer of a gated form that writes into a residual
+            stream, ``None`` where there is no such block or its tensors appear in the form more than once.
+        output_scale: a constant c: logits = c (head_input @ unembeddingᵀ + bias).
+        no_function: why nothing that needs the function may be measured, ``None`` where all may.
+        no_anatomy: why nothing is known of what lies between inputs and logits, ``None`` where it is.
     """
 
     family: ClassVar[str]
@@ -67,6 +80,11 @@ class Model(abc.ABC):
     n_tokens: int | None
     n_layers: int
     separate_embeddings: bool = False
+    tied: bool = False
+    gated_block: str | None = None
+    output_scale: float = 1.0
+    no_function: Absent | None = None
+    no_anatomy: Absent | None = None
 
     @abc.abstractmethod
     def init(self, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Params:
@@ -116,6 +134,10 @@ class Model(abc.ABC):
         """Two (p, h): each last-layer neuron's pre-activation as a function of a and of b."""
         return Absent(f"a {self.family} model has no neurons")
 
+    def neuron_bias(self, params: Params) -> Tensor | None:
+        """(h,): the bias that ``neuron_inputs`` adds to the first of the two, where it adds one to a sum."""
+        return None
+
     def neuron_grid(self, params: Params) -> Tensor | Absent:
         """(p, p, h): activations of the last hidden layer on every operand pair."""
         return Absent(f"a {self.family} model has no neurons")
@@ -143,9 +165,24 @@ class Model(abc.ABC):
         return {part.name: part.shape for part in self.parts}
 
 
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu,
+    "gelu": torch.nn.functional.gelu,
+    "gelu_tanh": lambda x: torch.nn.functional.gelu(x, approximate="tanh"),
+    "silu": torch.nn.functional.silu,
+    "quadratic": torch.square,
+    "tanh": torch.tanh,
+}
+
+
 def activate(name: Activation, x: Tensor) -> Tensor:
-    """ReLU, or GELU by the error function (not its tanh approximation)."""
-    return torch.relu(x) if name == "relu" else torch.nn.functional.gelu(x)
+    """The activation, entry by entry."""
+    return _ACTIVATIONS[name](x)
+
+
+def why_no_gates(activation: Activation) -> Absent | None:
+    """Why a network with this activation has no gated form, ``None`` where it has one."""
+    return None if activation in GATES else Absent(f"no region: the activation is {activation}")
 
 
 def draw(generator: torch.Generator, shape: tuple[int, ...], std: float, dtype: torch.dtype) -> Tensor:

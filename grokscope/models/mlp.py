@@ -1,4 +1,4 @@
-"""The embedding MLP: two operand embeddings, concatenated or summed, then hidden layers and a head.
+"""The MLP on two residues: embeddings or one-hots, concatenated or summed, then hidden layers and a head.
 
 The first layer is factorised: its pre-activation is A[a] + B[b] + bias with A and B tables over residues,
 so that no sample's embedding is ever multiplied twice. The ordinary forward of the tests is its oracle.
@@ -6,58 +6,90 @@ so that no sample's embedding is ever multiplied twice. The ordinary forward of 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding as rows_of
+from torch.nn.functional import one_hot
 
-from grokscope.errors import GrokscopeError
+from grokscope.errors import Absent, GrokscopeError
 from grokscope.measures.regions import GatedForm
-from grokscope.models.anatomy import Activation, MapView, Model, Params, Part, activate, draw
+from grokscope.models.anatomy import (
+    Activation,
+    MapView,
+    Model,
+    Params,
+    Part,
+    activate,
+    draw,
+    why_no_gates,
+)
 
 
 @dataclass(frozen=True)
 class MLPSettings:
-    """``[model]`` of a recipe: the embedding MLP.
+    """``[model]`` of a recipe: the MLP on operand pairs.
 
     ``hidden`` lists the widths of the hidden layers. Weights start as N(0, init_scale²/fan_in), the
     embedding as N(0, init_scale²/d_embed), biases at zero.
+
+    With ``inputs`` "one-hot" there is no embedding tensor: the first layer reads the sum or the concatenation
+    of the operands' one-hots, plays the part of the embedding, and ``d_embed`` and ``embedding`` say nothing.
+
+    For tables larger than the task: residue x of a is row ``residue_offset`` + x of the ``d_vocab`` rows (or
+    one-hot entries; 0 for what is needed), of b ``b_offset`` rows further: 0, or at least the number of
+    residues, so that no row serves both. Class c is logit ``out_offset`` + c of ``d_vocab_out`` (0 for what is
+    needed). ``output_scale`` is a constant on the logits.
     """
 
     family: Literal["mlp"] = "mlp"
     d_embed: int = 64
     hidden: tuple[int, ...] = (256,)
+    inputs: Literal["embedding", "one-hot"] = "embedding"
     embedding: Literal["shared", "separate"] = "shared"
     combine: Literal["concatenation", "sum"] = "concatenation"
     activation: Activation = "relu"
     hidden_bias: bool = True
     head_bias: bool = False
+    d_vocab: int = 0
+    residue_offset: int = 0
+    b_offset: int = 0
+    d_vocab_out: int = 0
+    out_offset: int = 0
+    output_scale: float = 1.0
     init_scale: float = 1.0
 
 
 class MLP(Model):
-    """The embedding MLP of ``settings`` for operand pairs of ``n_tokens`` residues."""
+    """The MLP of ``settings`` for operand pairs of ``n_tokens`` residues.
+
+    Raises:
+        GrokscopeError: sizes or offsets that do not fit.
+    """
 
     family: ClassVar[str] = "mlp"
 
     def __init__(self, settings: MLPSettings, n_tokens: int, n_classes: int) -> None:
-        if not settings.hidden or min(settings.hidden) < 1 or settings.d_embed < 1:
-            raise GrokscopeError(
-                f"building an mlp: model.hidden = {list(settings.hidden)} and model.d_embed = "
-                f"{settings.d_embed}, expected at least one hidden layer and positive widths"
-            )
         self.settings = settings
         self.combine = settings.combine
         self.n_tokens, self.n_classes = n_tokens, n_classes
         self.n_layers = len(settings.hidden) + 1
-        self.separate_embeddings = settings.embedding == "separate"
-        d, names = settings.d_embed, ["embed.W_E"]
-        if self.separate_embeddings:
-            names = ["embed_a.W_E", "embed_b.W_E"]
-        self._embedding_names = (names[0], names[-1])
-        parts = [Part(name, (n_tokens, d), "matrix", "embedding") for name in names]
+        self.output_scale = settings.output_scale
+        self.one_hot = settings.inputs == "one-hot"
+        vocab, out = self._sizes(settings, n_tokens, n_classes)
+        self._vocab = vocab
+        self._first_rows = (settings.residue_offset, settings.residue_offset + settings.b_offset)
+        separate = settings.combine == "concatenation" if self.one_hot else settings.embedding == "separate"
+        self.separate_embeddings = separate or settings.b_offset != 0
+        d = vocab if self.one_hot else settings.d_embed
+        names = ("embed_a.W_E", "embed_b.W_E") if separate else ("embed.W_E", "embed.W_E")
+        self._embedding_names = names
+        parts = []
+        if not self.one_hot:
+            parts += [Part(name, (vocab, d), "matrix", "embedding") for name in dict.fromkeys(names)]
         width = 2 * d if settings.combine == "concatenation" else d
         self.z_width = width
         for layer, size in enumerate(settings.hidden, start=1):
@@ -65,10 +97,39 @@ class MLP(Model):
             if settings.hidden_bias:
                 parts.append(Part(f"hidden.{layer}.b", (size,), "bias", f"hidden.{layer}"))
             width = size
-        parts.append(Part("head.W_U", (width, n_classes), "matrix", "head"))
+        parts.append(Part("head.W_U", (width, out), "matrix", "head"))
         if settings.head_bias:
-            parts.append(Part("head.b_U", (n_classes,), "bias", "head"))
+            parts.append(Part("head.b_U", (out,), "bias", "head"))
         self.parts = tuple(parts)
+
+    def _sizes(self, s: MLPSettings, n_tokens: int, n_classes: int) -> tuple[int, int]:
+        """Rows of the embedding and logits of the head, all checked."""
+        if not s.hidden or min(s.hidden) < 1 or s.d_embed < 1:
+            raise GrokscopeError(
+                f"building an mlp: model.hidden = {list(s.hidden)} and model.d_embed = "
+                f"{s.d_embed}, expected at least one hidden layer and positive widths"
+            )
+        rows = (s.residue_offset, s.residue_offset + s.b_offset)
+        if min(rows) < 0 or 0 < abs(s.b_offset) < n_tokens:
+            raise GrokscopeError(
+                f"building an mlp: model.residue_offset = {s.residue_offset} and model.b_offset = {s.b_offset}, "
+                f"expected rows from 0 and a b_offset of 0 or at least the {n_tokens} residues away"
+            )
+        vocab, out = max(rows) + n_tokens, s.out_offset + n_classes
+        if s.d_vocab and s.d_vocab < vocab:
+            raise GrokscopeError(
+                f"building an mlp: model.d_vocab = {s.d_vocab}, expected 0 or at least {vocab}"
+            )
+        if s.out_offset < 0 or (s.d_vocab_out and s.d_vocab_out < out):
+            raise GrokscopeError(
+                f"building an mlp: model.d_vocab_out = {s.d_vocab_out} and model.out_offset = {s.out_offset}, "
+                f"expected an offset from 0 and 0 or at least {max(out, n_classes)} logits"
+            )
+        if s.output_scale == 0 or not math.isfinite(s.output_scale):
+            raise GrokscopeError(
+                f"building an mlp: model.output_scale = {s.output_scale}, expected a finite number that is not 0"
+            )
+        return s.d_vocab or vocab, s.d_vocab_out or out
 
     def init(self, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Params:
         params: Params = {}
@@ -81,14 +142,32 @@ class MLP(Model):
             params[part.name] = draw(generator, part.shape, std, dtype)
         return params
 
+    def _operands(self, params: Params) -> tuple[Tensor, Tensor]:
+        """(…, p, d) each: the rows of the residues of a and of b, of the first layer for one-hots."""
+        p, (first, second) = self._residues, self._first_rows
+        if self.one_hot:
+            weight = params["hidden.1.W"]
+            second += self._vocab if self.combine == "concatenation" else 0
+            return weight[..., first : first + p, :], weight[..., second : second + p, :]
+        table_a, table_b = (params[name] for name in self._embedding_names)
+        rows_a = table_a[..., first : first + p, :]
+        return rows_a, table_b[..., second : second + p, :] if self.separate_embeddings else rows_a
+
+    @property
+    def _residues(self) -> int:
+        assert self.n_tokens is not None
+        return self.n_tokens
+
     def _tables(self, params: Params) -> tuple[Tensor, Tensor]:
         """(p, h) each: what operand a and operand b add to the first pre-activation, bias in the first."""
-        first, second = (params[name] for name in self._embedding_names)
-        weight = params["hidden.1.W"]
-        if self.combine == "concatenation":
-            d = self.settings.d_embed
+        first, second = self._operands(params)
+        if self.one_hot:
+            table_a, table_b = first, second
+        elif self.combine == "concatenation":
+            d, weight = self.settings.d_embed, params["hidden.1.W"]
             table_a, table_b = first @ weight[:d], second @ weight[d:]
         else:
+            weight = params["hidden.1.W"]
             table_a = first @ weight
             table_b = second @ weight if self.separate_embeddings else table_a
         if self.settings.hidden_bias:
@@ -103,9 +182,21 @@ class MLP(Model):
                 pre = pre + params[f"hidden.{layer}.b"]
         return pre
 
+    def _unembed(self, params: Params) -> Tensor:
+        """(…, h, C): the head's columns of the classes."""
+        first = self.settings.out_offset
+        return params["head.W_U"][..., first : first + self.n_classes]
+
+    def _scaled(self, logits: Tensor) -> Tensor:
+        return logits if self.output_scale == 1.0 else self.output_scale * logits
+
+    def _head_bias(self, params: Params) -> Tensor | None:
+        first = self.settings.out_offset
+        return params["head.b_U"][..., first : first + self.n_classes] if self.settings.head_bias else None
+
     def _head(self, params: Params, hidden: Tensor) -> Tensor:
-        logits = hidden @ params["head.W_U"]
-        return logits + params["head.b_U"] if self.settings.head_bias else logits
+        logits, bias = hidden @ self._unembed(params), self._head_bias(params)
+        return self._scaled(logits if bias is None else logits + bias)
 
     def _last_pre(self, params: Params, inputs: Tensor) -> Tensor:
         table_a, table_b = self._tables(params)
@@ -134,9 +225,17 @@ class MLP(Model):
         pre = self._pre_grid(params)
         return pre.mean(dim=1), pre.mean(dim=0)
 
+    def neuron_bias(self, params: Params) -> Tensor | None:
+        return params.get("hidden.1.b") if len(self.settings.hidden) == 1 else None
+
     def combined(self, params: Params, inputs: Tensor) -> Tensor:
-        first, second = (params[name] for name in self._embedding_names)
-        left, right = rows_of(inputs[:, 0], first), rows_of(inputs[:, 1], second)
+        if self.one_hot:
+            dtype = params["hidden.1.W"].dtype
+            rows = zip(inputs.unbind(1), self._first_rows, strict=True)
+            left, right = (one_hot(x + first, self._vocab).to(dtype) for x, first in rows)
+        else:
+            first, second = self._operands(params)
+            left, right = rows_of(inputs[:, 0], first), rows_of(inputs[:, 1], second)
         return torch.cat([left, right], dim=-1) if self.combine == "concatenation" else left + right
 
     def from_z(self, params: Params, z: Tensor) -> Tensor:
@@ -145,37 +244,51 @@ class MLP(Model):
             pre = pre + params["hidden.1.b"]
         return self._head(params, activate(self.settings.activation, self._after_first(params, pre)))
 
-    def gated(self, params: Params) -> GatedForm:
-        layers = range(1, len(self.settings.hidden) + 1)
+    def gated(self, params: Params) -> GatedForm | Absent:
+        if absent := why_no_gates(self.settings.activation):
+            return absent
+        layers, bias = range(1, len(self.settings.hidden) + 1), self._head_bias(params)
         return GatedForm(
             weights=tuple(params[f"hidden.{layer}.W"] for layer in layers),
             biases=tuple(params.get(f"hidden.{layer}.b") for layer in layers),
-            head=params["head.W_U"],
-            head_bias=params.get("head.b_U"),
+            head=self._scaled(self._unembed(params)),
+            head_bias=None if bias is None else self._scaled(bias),
             direct=None,
             activation=self.settings.activation,
         )
 
     def embeddings(self, params: Params) -> dict[str, Tensor]:
-        if not self.separate_embeddings:
-            return {"embedding": params["embed.W_E"]}
-        return {"embedding_a": params["embed_a.W_E"], "embedding_b": params["embed_b.W_E"]}
+        """Rows of the residues; for one-hots those of the first layer, which plays the embedding's part."""
+        first, second = self._operands(params)
+        return (
+            {"embedding_a": first, "embedding_b": second}
+            if self.separate_embeddings
+            else {"embedding": first}
+        )
 
     def slots(self, params: Params) -> Tensor:
-        first, second = (params[name].mT for name in self._embedding_names)
+        if self.one_hot:
+            unit = torch.eye(
+                self._vocab, dtype=params["hidden.1.W"].dtype, device=params["hidden.1.W"].device
+            )
+            first, second = (unit[:, row : row + self._residues] for row in self._first_rows)
+        else:
+            first, second = (rows.mT for rows in self._operands(params))
         if self.combine == "sum":
             return torch.cat([first, second], dim=-1)
         top = torch.cat([first, torch.zeros_like(second)], dim=-1)
         return torch.cat([top, torch.cat([torch.zeros_like(first), second], dim=-1)], dim=-2)
 
     def unembedding(self, params: Params) -> Tensor:
-        return params["head.W_U"].mT
+        return self._unembed(params).mT
 
     def neuron_logit(self, params: Params) -> Tensor:
-        return params["head.W_U"].mT
+        return self._scaled(self._unembed(params)).mT
 
     def maps(self, params: Params) -> dict[str, MapView]:
-        found = {name: MapView((table,)) for name, table in self.embeddings(params).items()}
+        note = "rows of the first layer" if self.one_hot else ""
+        found = {name: MapView((table,), note) for name, table in self.embeddings(params).items()}
         found["unembedding"] = MapView((self.unembedding(params),))
-        found["neuron_logit"] = MapView((self.neuron_logit(params),), "the same matrix as the unembedding")
+        same = "" if self.output_scale != 1.0 else "the same matrix as the unembedding"
+        found["neuron_logit"] = MapView((self.neuron_logit(params),), same)
         return found

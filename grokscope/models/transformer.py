@@ -21,7 +21,7 @@ from torch.nn.functional import layer_norm
 
 from grokscope.errors import Absent, GrokscopeError
 from grokscope.measures.regions import GatedForm
-from grokscope.models.anatomy import Activation, MapView, Model, Params, Part, activate, draw
+from grokscope.models.anatomy import Activation, MapView, Model, Params, Part, activate, draw, why_no_gates
 
 ATTENTION = "blocks.0.attn."
 NORM_EPSILON = 1e-5
@@ -66,6 +66,7 @@ class Transformer(Model):
 
     family: ClassVar[str] = "transformer"
     combine = "attention"
+    gated_block = "mlp"
 
     def __init__(self, settings: TransformerSettings, n_tokens: int, n_classes: int) -> None:
         heads, d = settings.n_heads, settings.d_model
@@ -241,6 +242,8 @@ class Transformer(Model):
             return Absent(
                 "LayerNorm stands between the residual stream and the logits, which are not affine in it"
             )
+        if absent := why_no_gates(self.settings.activation):
+            return absent
         w_out, w_u, bias = params["blocks.0.mlp.W_out"], self._unembed(params), self._head_bias(params)
         if bias is not None:
             bias = bias + params["blocks.0.mlp.b_out"] @ w_u
