@@ -23,7 +23,8 @@ class ModularSettings:
 
     ``op`` is one of ``add sub mul div x2+y2 x2+xy+y2``, ``p`` any modulus ≥ 2 (``div`` needs a prime),
     ``train_fraction`` strictly between 0 and 1. ``split_seed`` is the seed of the split where it
-    differs from the run's.
+    differs from the run's. ``extra_classes`` counts logits after those of the residues that are never the
+    answer and share in the softmax, as where the head has one for every token.
     """
 
     name: Literal["modular"] = "modular"
@@ -31,6 +32,7 @@ class ModularSettings:
     p: int = 59
     train_fraction: float = 0.4
     split_seed: int | None = None
+    extra_classes: int = 0
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,10 @@ def modular_task(settings: ModularSettings, seed: int) -> Task:
         )
     if p < 2:
         raise GrokscopeError(f"building a modular task: task.p is {p}, expected a modulus of at least 2")
+    if settings.extra_classes < 0:
+        raise GrokscopeError(
+            f"building a modular task: task.extra_classes is {settings.extra_classes}, expected at least 0"
+        )
     operation = OPERATIONS[op]
     if op == "div" and not is_prime(p):
         raise GrokscopeError(
@@ -160,7 +166,7 @@ def modular_task(settings: ModularSettings, seed: int) -> Task:
         inputs=torch.stack([a, b], dim=1),
         targets=_values(op, a, b, p),
         train_mask=random_split(len(a), settings.train_fraction, split_seed),
-        n_classes=p,
+        n_classes=p + settings.extra_classes,
         n_tokens=p,
         chance=1 / p,
         levels=Levels("skill", fit=0.99, grok=0.95),

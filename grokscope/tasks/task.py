@@ -77,10 +77,12 @@ class Task:
         token_axis, class_axis: the Fourier axes of operands and of answers, or why there is none.
         swap: whether exchanging the operands keeps the answer; ``None`` where there are no operands.
         rank: the target's rank, for completion.
+        no_split: why it is not known which samples were trained on, ``None`` where it is. ``train_mask`` is
+            then empty, and nothing that is taken over training or test samples may be measured.
     """
 
     name: str
-    kind: Literal["classification", "regression"]
+    kind: Literal["classification", "regression", "unknown"]
     inputs: Tensor
     targets: Tensor
     train_mask: Tensor
@@ -96,6 +98,7 @@ class Task:
     operation: str | None = None
     description: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
+    no_split: Absent | None = None
 
     @property
     def is_grid(self) -> bool:
@@ -109,7 +112,11 @@ class Task:
                 f"setting the split of {self.name}: the mask given has shape {tuple(train_mask.shape)}, "
                 f"expected {tuple(self.train_mask.shape)}"
             )
-        return replace(self, train_mask=train_mask.bool())
+        return replace(self, train_mask=train_mask.bool(), no_split=None)
+
+    def without_split(self, reason: str) -> Task:
+        """The same problem where nobody knows which samples were trained on, and why."""
+        return replace(self, train_mask=torch.zeros_like(self.train_mask), no_split=Absent(reason))
 
     def image_in_train(self, *, preserving: bool) -> Tensor | None:
         """(N,) bool: test samples with another sample's training image under the known maps.
