@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from grokscope.errors import GrokscopeError
-from grokscope.models import MODEL_SETTINGS, MapView, Model, Params, as_float64, build_model
+from grokscope.errors import Absent, GrokscopeError
+from grokscope.models import MODEL_SETTINGS, MapView, Model, Params, WeightsOnly, as_float64, build_model
 from grokscope.tasks import TASK_SETTINGS, ResidueAxis, Task, build_task, unpack_mask
+from grokscope.tasks.unknown import NO_TASK, on_residues
 from grokscope.trajectory import Trajectory, choose, read_manifest, read_settings
+from grokscope.user_code import UserFunction
 
 # what a probe needs to speak of runs comes from here, so that it imports this module and measures alone
 __all__ = [
+    "NEEDS",
     "MapView",
     "Model",
+    "Need",
     "Params",
     "ResidueAxis",
     "Run",
@@ -30,6 +35,10 @@ __all__ = [
     "describe_run",
     "open_run",
 ]
+
+Need = Literal["split", "function", "anatomy"]
+NEEDS: tuple[Need, ...] = ("split", "function", "anatomy")
+"""What a probe may need of a run and a stranger's run may lack; see :meth:`Run.lacks`."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,8 @@ class Run:
         manifest: ``run.json``: config, task, provenance, schema.
         task, model: what was learned and the function that learned it, with the run's own split.
         rows: (T,) indices into the trajectory's saves; see :meth:`select`.
+        function: the function of the user's own that the model runs, ``None`` where it runs none.
+        remarks: what a reader must know of how the run was opened, a sentence each.
     """
 
     path: Path
@@ -50,6 +61,8 @@ class Run:
     model: Model
     trajectory: Trajectory
     rows: np.ndarray
+    function: UserFunction | None = None
+    remarks: tuple[str, ...] = ()
 
     @property
     def steps(self) -> np.ndarray:
@@ -76,6 +89,22 @@ class Run:
     def scalars(self) -> dict[str, np.ndarray]:
         """Evaluations during training, ``step`` among them; empty for runs without any."""
         return self.trajectory.scalars
+
+    def lacks(self, *needs: Need) -> Absent | None:
+        """The first of ``needs`` that this run does not have, as the reason why; ``None`` where it has all.
+
+        ``split``: which samples were trained on. ``function``: logits of every input of the task. ``anatomy``:
+        what lies between inputs and logits.
+        """
+        for need in ("function", "split", "anatomy"):
+            if need not in needs:
+                continue
+            if need == "function" and (self.model.no_function or self.task.kind == "unknown"):
+                return self.model.no_function or NO_TASK
+            found = {"split": self.task.no_split, "anatomy": self.model.no_anatomy}.get(need)
+            if found is not None:
+                return found
+        return None
 
     def params(self, index: int) -> Params:
         """Parameters (float64) at the ``index``-th selected save."""
@@ -154,6 +183,8 @@ def build_from_config(config: Mapping[str, Any], where: str) -> tuple[Task, Mode
     task = build_task(task_settings, seed)
     n_inputs = None if task.n_tokens is not None else task.inputs.shape[1]
     model = build_model(model_settings, n_tokens=task.n_tokens, n_inputs=n_inputs, n_classes=task.n_classes)
+    if task.kind == "unknown" and isinstance(model, WeightsOnly) and model.n_residues:
+        task = on_residues(task, model.n_residues)
     return task, model
 
 
@@ -164,12 +195,19 @@ def _table(mapping: Mapping[str, Any], name: str, where: str) -> Mapping[str, An
     return found
 
 
-def open_run(path: str | Path) -> Run:
+def open_run(path: str | Path, function: UserFunction | None = None) -> Run:
     """Open the run in directory ``path``.
 
+    ``run.json`` may hold ``split`` (the mask that was trained on), or ``no_split`` (why nobody knows it);
+    ``no_function`` (why a function that was rebuilt may not be used); and ``function`` (name and SHA-256 of a
+    function of a user's own, which is never run from there).
+
+    Args:
+        function: for weights whose function is code: the code, named by the user on this command line.
+
     Raises:
-        GrokscopeError: no such directory, not a run, a damaged file, nothing committed yet, or weights
-            that are not those of the declared model.
+        GrokscopeError: no such directory, not a run, a damaged file, nothing committed yet, weights that are
+            not those of the declared model, or a function for a run that has its own.
     """
     path = Path(path)
     manifest = read_manifest(path)
@@ -177,6 +215,9 @@ def open_run(path: str | Path) -> Run:
     task, model = build_from_config(_table(manifest, "config", where), where)
     if "split" in manifest:
         task = task.with_split(unpack_mask(manifest["split"]))
+    elif "no_split" in manifest:
+        task = task.without_split(_sentence(manifest, "no_split", where))
+    model, remarks = _with_function(model, manifest, function, path)
     trajectory = Trajectory(path / "trajectory.h5")
     found = {name: tuple(shape) for name, shape in trajectory.shapes.items()}
     if found != model.shapes:
@@ -195,7 +236,56 @@ def open_run(path: str | Path) -> Run:
         model=model,
         trajectory=trajectory,
         rows=np.arange(len(trajectory.steps)),
+        function=function,
+        remarks=remarks,
     )
+
+
+def _sentence(manifest: Mapping[str, Any], name: str, where: str) -> str:
+    found = manifest[name]
+    if not isinstance(found, str) or not found.strip():
+        raise GrokscopeError(f"reading {where}: {name} is {found!r}, expected the reason in words")
+    return found
+
+
+def _with_function(
+    model: Model, manifest: Mapping[str, Any], function: UserFunction | None, path: Path
+) -> tuple[Model, tuple[str, ...]]:
+    """The model as it may be used, and what to remark about it."""
+    recorded = manifest.get("function")
+    recorded = recorded if isinstance(recorded, Mapping) else {}
+    if "no_function" in manifest:
+        model = copy.copy(model)
+        model.no_function = Absent(_sentence(manifest, "no_function", str(path / "run.json")))
+    if not isinstance(model, WeightsOnly):
+        if function is not None:
+            raise GrokscopeError(
+                f"opening run {path}: --model {function.name} was given, and the function of this run was "
+                f"rebuilt as {model.family}; expected no --model, or a new import with it"
+            )
+        return model, ()
+    if function is None:
+        if recorded:
+            name = str(recorded.get("name", "FUNCTION"))
+            reason = f"its function is user code that runs only when named: --model FILE:{name}"
+            model = model.without_function(reason)
+        return model, ()
+    model = model.with_function(function.call)
+    if not recorded:
+        return model, (
+            f"The function {function.name} was given now: the import knew none, and nothing proved it.",
+        )
+    if recorded.get("sha256") != function.sha256:
+        return model, (
+            f"The function {function.name} is from another file than the one that was imported and proved: its "
+            f"SHA-256 begins {function.sha256[:12]}, the recorded one {str(recorded.get('sha256'))[:12]}.",
+        )
+    if recorded.get("name") != function.name:
+        return model, (
+            f"The function {function.name} is not the one that was imported and proved, "
+            f"{recorded.get('name')!s}, though it is from the same file.",
+        )
+    return model, ()
 
 
 def describe_run(run: Run) -> dict[str, Any]:
@@ -214,7 +304,11 @@ def describe_run(run: Run) -> dict[str, Any]:
         "scalars": sorted(name for name in run.scalars if name != "step"),
         "checksum": run.trajectory.checksum(),
     }
-    sizes = {"n_train": int(task.train_mask.sum()), "n": task.train_mask.numel()}
+    sizes: dict[str, Any] = {"n_train": int(task.train_mask.sum()), "n": task.train_mask.numel()}
+    if task.no_split is not None:
+        sizes = {"source": "not known", "why": task.no_split.reason, "n_train": None, "n": sizes["n"]}
+    if run.model.no_function is not None:
+        recognised["no_function"] = run.model.no_function.reason
     entry = {
         "name": run.name,
         "recognised": recognised,

@@ -11,6 +11,7 @@ from grokscope.errors import GrokscopeError, nearest
 
 if TYPE_CHECKING:
     from grokscope.runs import Run
+    from grokscope.user_code import UserFunction
 
 
 def settle_process() -> None:
@@ -32,16 +33,19 @@ def settle_process() -> None:
         pass  # another C library: only slower
 
 
-def open_given(given: str, workspace: Path) -> Run:
-    """The run named or located by ``given``; published weights are imported on the way."""
+def open_given(given: str, workspace: Path, function: UserFunction | None = None) -> Run:
+    """The run named or located by ``given``; published weights are imported on the way.
+
+    ``function`` is the user's own forward, for weights that have no other.
+    """
     from grokscope.runs import open_run
 
     directory = run_directory(given, workspace)
     if directory is None:
-        from grokscope.foreign import import_or_reuse
+        from grokscope.foreign import Reading, import_or_reuse
 
-        directory = import_or_reuse(existing(given, workspace), workspace)
-    return open_run(directory)
+        directory = import_or_reuse(existing(given, workspace), workspace, Reading(function=function))
+    return open_run(directory, function)
 
 
 def run_directory(given: str, workspace: Path) -> Path | None:

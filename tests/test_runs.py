@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from grokscope.errors import GrokscopeError
+from grokscope.errors import Absent, GrokscopeError
 from grokscope.models import DeepLinear, Transformer
 from grokscope.runs import Run, build_from_config, describe_run, open_run
-from grokscope.tasks import pack_mask
+from grokscope.tasks import ResidueAxis, pack_mask
 from grokscope.trajectory import TrajectoryWriter, write_manifest
+from grokscope.user_code import UserFunction
 
 CONFIG: dict[str, Any] = tomllib.loads("""
 seed = 3
@@ -233,3 +234,84 @@ def test_describe_says_what_is_stored(run):
     assert entry["recognised"]["dtype"] == "float32"
     assert re.fullmatch(r"(sha256:)?[0-9a-f]{64}", entry["recognised"]["checksum"])
     assert (entry["split"]["n_train"], entry["split"]["n"]) == (29, 49)
+
+
+def test_a_run_without_a_split_says_why(tmp_path):
+    run = open_run(store(tmp_path / "run", no_split="drawn without a seed"))
+    assert run.task.no_split is not None
+    assert not run.task.train_mask.any()
+    assert run.lacks("split") == run.task.no_split
+    assert run.lacks("function") is None
+    assert run.lacks() is None
+    entry = describe_run(run)["runs"][0]
+    assert entry["split"] == {
+        "source": "not known", "why": "drawn without a seed", "n_train": None, "n": 49
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("given", [3, "", "  ", None, ["x"]])
+@pytest.mark.parametrize("field", ["no_split", "no_function"])
+def test_a_reason_that_is_no_sentence_is_refused(tmp_path, field, given):
+    directory = store(tmp_path / "run", **{field: given})
+    assert f"{field} is {given!r}" in failure(lambda: open_run(directory))
+
+
+def test_a_function_that_is_not_proved_is_marked_on_this_run_alone(tmp_path):
+    run = open_run(store(tmp_path / "run", no_function="nothing is reproduced"))
+    assert run.lacks("split", "function") == Absent("nothing is reproduced")
+    assert open_run(store(tmp_path / "other")).lacks("function") is None
+    assert describe_run(run)["runs"][0]["recognised"]["no_function"] == "nothing is reproduced"
+
+
+WEIGHTS: dict[str, Any] = {
+    "task": {"name": "modular", "p": 7},
+    "model": {"family": "weights", "tensors": {"a.weight": [7, 4], "b": [4]}, "reason": "no table knows it"},
+}
+CODE = UserFunction(
+    lambda params, inputs: params["a.weight"][inputs[:, 0]].double() @ torch.ones(4, 7), "ab" * 32, "f"
+)
+
+
+def test_weights_only_open_without_a_function_and_with_one(tmp_path):
+    directory = store(tmp_path / "run", WEIGHTS)
+    run = open_run(directory)
+    assert run.lacks("function") == run.lacks("anatomy") == Absent("no table knows it")
+    assert run.function is None
+    coded = open_run(directory, CODE)
+    assert coded.lacks("function") is None
+    assert coded.lacks("function", "split", "anatomy") is not None
+    assert coded.function == CODE
+    assert "the import knew none" in coded.remarks[0]
+
+
+@pytest.mark.parametrize(
+    ("recorded", "remark"),
+    [
+        ({"name": "f", "sha256": "ab" * 32}, ""),
+        ({"name": "f", "sha256": "cd" * 32}, "from another file"),
+        ({"name": "g", "sha256": "ab" * 32}, "from the same file"),
+    ],
+)
+def test_the_function_of_an_import_is_compared_with_the_one_given(tmp_path, recorded, remark):
+    directory = store(tmp_path / "run", WEIGHTS, function=recorded)
+    why = open_run(directory).lacks("function")
+    assert why is not None
+    assert why.reason.endswith(f"runs only when named: --model FILE:{recorded['name']}")
+    assert [remark in text for text in open_run(directory, CODE).remarks] == ([True] if remark else [])
+
+
+def test_a_function_for_a_run_that_has_its_own_is_refused(tmp_path):
+    directory = store(tmp_path / "run")
+    assert "was rebuilt as mlp" in failure(lambda: open_run(directory, CODE))
+
+
+def test_an_unknown_task_takes_the_residues_of_a_declared_embedding(tmp_path):
+    model = {**WEIGHTS["model"], "embedding": "a.weight", "n_residues": 6}
+    task, _ = build_from_config({"task": {"name": "unknown"}, "model": model}, "a test")
+    assert isinstance(task.token_axis, ResidueAxis)
+    assert task.token_axis.rows.tolist() == [0, 1, 2, 3, 4, 5]
+    bare, _ = build_from_config({"task": {"name": "unknown"}, "model": WEIGHTS["model"]}, "a test")
+    assert isinstance(bare.token_axis, Absent)
+    run = open_run(store(tmp_path / "run", {"task": {"name": "unknown"}, "model": model}))
+    assert run.lacks("split") is not None
+    assert describe_run(run)["runs"][0]["split"]["n"] == 0

@@ -1,19 +1,25 @@
-"""Families of pure functions with an anatomy: deep linear nets, embedding MLPs, one-layer transformers."""
+"""Families of pure functions with an anatomy: deep linear nets, MLPs on residues, transformers of every kind."""
 
 from __future__ import annotations
 
 from grokscope.errors import GrokscopeError
 from grokscope.models.anatomy import MapView, Model, Params, Part, as_float64
+from grokscope.models.composed import Composed, ComposedSettings
 from grokscope.models.deep_linear import DeepLinear, DeepLinearSettings
 from grokscope.models.mlp import MLP, MLPSettings
 from grokscope.models.transformer import Transformer, TransformerSettings
+from grokscope.models.weights_only import WeightsOnly, WeightsOnlySettings
 
-ModelSettings = MLPSettings | TransformerSettings | DeepLinearSettings
+ModelSettings = (
+    MLPSettings | TransformerSettings | ComposedSettings | DeepLinearSettings | WeightsOnlySettings
+)
 
 MODEL_SETTINGS: dict[str, type[ModelSettings]] = {
     "mlp": MLPSettings,
     "transformer": TransformerSettings,
+    "composed": ComposedSettings,
     "deep-linear": DeepLinearSettings,
+    "weights": WeightsOnlySettings,
 }
 """``model.family`` in a recipe → the settings it takes."""
 
@@ -26,6 +32,13 @@ def build_model(
     Raises:
         GrokscopeError: sizes that do not fit, or a family that does not take the task's inputs.
     """
+    if isinstance(settings, WeightsOnlySettings):
+        return WeightsOnly(settings, n_tokens, n_classes)
+    if not n_classes:
+        raise GrokscopeError(
+            f"building a model: model.family {settings.family!r} was given a task that is not known, expected "
+            "a known one, or model.family 'weights'"
+        )
     if isinstance(settings, DeepLinearSettings):
         if n_inputs is None:
             raise GrokscopeError(
@@ -39,13 +52,18 @@ def build_model(
             f"building a model: model.family {settings.family!r} was given a task of feature inputs, expected "
             "operand pairs (task.name 'modular')"
         )
-    family = MLP if isinstance(settings, MLPSettings) else Transformer
-    return family(settings, n_tokens, n_classes)  # pyright: ignore[reportArgumentType]
+    if isinstance(settings, MLPSettings):
+        return MLP(settings, n_tokens, n_classes)
+    if isinstance(settings, ComposedSettings):
+        return Composed(settings, n_tokens, n_classes)
+    return Transformer(settings, n_tokens, n_classes)
 
 
 __all__ = [
     "MLP",
     "MODEL_SETTINGS",
+    "Composed",
+    "ComposedSettings",
     "DeepLinear",
     "DeepLinearSettings",
     "MLPSettings",
@@ -56,6 +74,8 @@ __all__ = [
     "Part",
     "Transformer",
     "TransformerSettings",
+    "WeightsOnly",
+    "WeightsOnlySettings",
     "as_float64",
     "build_model",
 ]

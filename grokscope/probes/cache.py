@@ -83,6 +83,7 @@ def cache_key(run: Run, suite: Suite, probes: Sequence[Probe], steps: str | None
         "suite": json.loads(json.dumps(asdict(suite), default=str)),
         "probes": {item.name: _file_hash(_source(item)) for item in probes},
         "steps": steps,
+        "function": None if run.function is None else [run.function.name, run.function.sha256],
         "grokscope": version("grokscope"),
         "torch": str(torch.__version__),
         "source": _package_hash(),
@@ -107,7 +108,8 @@ def _file_hash(path: str) -> str:
 def _package_hash() -> str:
     """A hash of the source files that a measurement passes through."""
     package = Path(__file__).resolve().parents[1]
-    files = [package / "runs.py", *(f for part in _SOURCES for f in sorted((package / part).rglob("*.py")))]
+    files = [package / "runs.py", package / "user_code.py"]
+    files += [f for part in _SOURCES for f in sorted((package / part).rglob("*.py"))]
     digest = hashlib.sha256()
     for file in files:
         if file.name != _DRAWN_ONLY:

@@ -14,7 +14,7 @@ from grokscope.probes.clock_readings import QUANTITIES, Q, read_clocks
 from grokscope.probes.dense import Series, counted, dense_series
 from grokscope.probes.record import Record
 from grokscope.probes.registry import register
-from grokscope.probes.verdict import judge
+from grokscope.probes.verdict import judge, judge_without_clocks
 from grokscope.runs import Run
 
 
@@ -31,6 +31,12 @@ from grokscope.runs import Run
 def clocks(run: Run, record: Record) -> None:
     """Events as step intervals, the two clocks, the order of onsets, and the verdict."""
     dense = dense_series(run, record)
+    lacking = run.lacks("function", "split")
+    if lacking is not None:
+        for quantity in QUANTITIES:
+            record.skip(quantity.name, lacking.reason)
+        judge_without_clocks(run, record)
+        return
     _events(run, record, dense)
     _structural_events(run, record)
     read_clocks(record, dense)

@@ -36,7 +36,8 @@ def record_neurons(
 ) -> Tensor | None:
     """Record what neurons hold; returns (T, F) their shares by frequency."""
     model = run.model
-    absent = _why_no_neurons(model, token, params)
+    lacking = run.lacks("function")
+    absent = lacking.reason if lacking else _why_no_neurons(model, token, params)
     if absent or isinstance(token, Absent):
         for quantity in NEURON_MEASURES:
             record.skip(f"fourier.{quantity}", absent)
@@ -106,10 +107,8 @@ def _input_weights(model: Model, token: CyclicAxis, params: Params) -> tuple[Ten
     inputs = model.neuron_inputs(params)
     assert not isinstance(inputs, Absent)
     first, second = inputs
-    form = model.gated(params)
-    if model.combine in ("concatenation", "sum") and not isinstance(form, Absent) and len(form.biases) == 1:
-        bias = form.biases[0]
-        first = first if bias is None else first - bias
+    bias = model.neuron_bias(params)
+    first = first if bias is None else first - bias
     return token.ordered(first), token.ordered(second)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,6 +40,8 @@ RATIOS = {
     "relative": "gradients.head_over_embedding_relative",
 }
 UPDATES = ("gradients.update_ratio", "gradients.update_ratio.relative")
+DID_NOT_MOVE = "the embedding did not move"
+NO_HEAD = "no tensor is declared to be the head"
 FORCED = "gradients.head_above_bound"
 CHECKED_SAMPLES = 4
 
@@ -91,16 +94,20 @@ class GradientReader:
         self.model: Model = run.model
         self.objective = training_objective(run)
         self.blocks = self.model.blocks
-        # a deep linear net names no head: its last layer is what multiplies the head's input
+        # a deep linear net names no head: its last layer is what multiplies the head's input; a tied head has no
+        # block of its own at all
         self.head = "head" if "head" in self.blocks else list(self.blocks)[-1]
-        self.has_embedding = "embedding" in self.blocks
+        if self.model.tied:
+            self.head = ""
+        self.no_ratio = why_no_ratio(self.model)
+        self.closed_head = not self.model.tied and self.model.no_anatomy is None
         self.head_has_bias = any(p.block == self.head and p.kind == "bias" for p in self.model.parts)
         train = run.config.get("train", {})
         self.decay: float | None = train.get("weight_decay")
         form = self.model.gated(self.model.init(torch.Generator().manual_seed(0), torch.float64))
         self.no_account = self._why_no_account(form)
-        self.bypassed = "mlp" if self.no_account and self._has_bypass(form) else None
-        self.no_norms = self._why_no_norms(form)
+        self.bypassed = self.model.gated_block if self.no_account and self._has_bypass(form) else None
+        self.no_norms = self._why_no_norms()
 
     def _why_no_account(self, form: GatedForm | Absent) -> str | None:
         """Why blocks below the head have no bounds, ``None`` where they have."""
@@ -111,13 +118,14 @@ class GradientReader:
         return None
 
     def _has_bypass(self, form: GatedForm | Absent) -> bool:
-        """Whether the block ``mlp`` is one layer that writes into a residual stream."""
-        return not isinstance(form, Absent) and form.direct is not None and "mlp" in self.blocks
+        """Whether the gated form is one layer that writes into a residual stream."""
+        return not isinstance(form, Absent) and form.direct is not None
 
-    def _why_no_norms(self, form: GatedForm | Absent) -> str:
+    def _why_no_norms(self) -> str:
         """Why blocks below the head without bounds have no per-sample norms, which need no bound, either."""
         if self.model.combine == "attention":
-            through = "attention and LayerNorm" if isinstance(form, Absent) else "attention"
+            normed = any(part.block == "norm" for part in self.model.parts)
+            through = "attention and norms (LayerNorm, RMSNorm)" if normed else "attention"
             return (
                 f"per-sample gradients through {through} are not formed: one backward pass a sample would "
                 "cost more than everything else together"
@@ -136,7 +144,7 @@ class GradientReader:
                 for name in decayed:
                     record.skip(name, _no_decay(self.decay))
             account = [f"gradients.bound_slack.{block}", f"gradients.cancellation.{block}"]
-            if block == self.head or self.no_account is None:
+            if (block == self.head and self.closed_head) or self.no_account is None:
                 series.declare(*account)
                 continue
             record.skip(account[0], self.no_account)
@@ -144,16 +152,17 @@ class GradientReader:
                 series.declare(account[1])
             else:
                 record.skip(account[1], self.no_norms)
-        if self.has_embedding:
+        if self.no_ratio is None:
             series.declare(*RATIOS.values(), reason="the embedding has no gradient")
-            series.declare(*UPDATES, dims=("interval",), reason="the embedding did not move")
+            series.declare(*UPDATES, dims=("interval",), reason=DID_NOT_MOVE)
         else:
             for name in (*RATIOS.values(), *UPDATES):
-                record.skip(name, f"a {self.model.family} model has no embedding")
-        if self.no_account is None:
+                record.skip(name, self.no_ratio)
+        unforced = self.no_ratio or self.no_account
+        if unforced is None:
             series.declare(FORCED)
         else:
-            record.skip(FORCED, self.no_account)
+            record.skip(FORCED, unforced)
 
     def gradient(self, params: Params) -> tuple[Params, Tensor, Tensor]:
         """Gradient of the objective by tensor, outputs (N, C) and δ (N, C)."""
@@ -184,7 +193,7 @@ class GradientReader:
                 decayed = with_decay(grads, params, dict.fromkeys(params, self.decay))
                 shown = gradient_norms(decayed, params, self.blocks)
                 _put_sizes(series, index, "gradients.with_decay", shown)
-            if self.has_embedding:
+            if self.no_ratio is None:
                 ratio = head_over_embedding(sizes[self.head], sizes["embedding"])
                 for size, name in RATIOS.items():
                     series.put(name, index, getattr(ratio, size))
@@ -209,7 +218,7 @@ class GradientReader:
                     series.put(slack, index, bound_slack(norms, bounds))
             with series.unless_refused(shrink):
                 series.put(shrink, index, cancellation(sizes[block].norm * to_mean, norms))
-        if self.no_account is None:
+        if self.no_account is None and self.no_ratio is None:
             reach = sides["embedding"][1]
             assert reach is not None
             series.put(FORCED, index, float((sides[self.head][0] > reach).double().mean()))
@@ -218,17 +227,22 @@ class GradientReader:
         """Block → per-sample norms and their bounds, (N,) each, over all tensors of the block."""
         inputs = self.objective.inputs
         if self.no_account is not None:
-            norms = self.head_norms(params, delta)
-            sides: dict[str, tuple[Tensor, Tensor | None]] = {self.head: (norms, norms)}
+            sides: dict[str, tuple[Tensor, Tensor | None]] = {}
+            if self.closed_head:
+                norms = self.head_norms(params, delta)
+                sides[self.head] = (norms, norms)
             if self.bypassed is not None:
                 sides[self.bypassed] = (self._bypassed_norms(params, delta), None)
             return sides
         account = self._chain_rule(params, delta)
-        assert account.embedding is not None
-        found = {"embedding": account.embedding, self.head: account.head}
-        found |= {f"hidden.{number}": layer for number, layer in enumerate(account.layers, start=1)}
+        found = {f"hidden.{number}": layer for number, layer in enumerate(account.layers, start=1)}
+        if account.embedding is not None:
+            found["embedding"] = account.embedding
         assert all(len(layer.weight) == len(inputs) for layer in found.values())
-        return {block: (side.with_bias, side.bound_with_bias) for block, side in found.items()}
+        below = {block: (side.with_bias, side.bound_with_bias) for block, side in found.items()}
+        # a constant on the logits is folded into the form's head, but is no part of the head's own tensors
+        scale, head = abs(self.model.output_scale), account.head
+        return {self.head: (scale * head.with_bias, scale * head.bound_with_bias), **below}
 
     def _bypassed_norms(self, params: Params, delta: Tensor) -> Tensor:
         form = self.model.gated(params)
@@ -242,36 +256,35 @@ class GradientReader:
         model, inputs = self.model, self.objective.inputs
         form = model.gated(params)
         assert not isinstance(form, Absent)
-        tables = model.embeddings(params)
+        width, combine, same = None, None, None
+        if "embedding" in self.blocks:
+            width, combine = next(iter(model.embeddings(params).values())).shape[-1], model.combine
+            same = None if model.separate_embeddings else inputs[:, 0] == inputs[:, 1]
         return per_sample_account(
             form,
             model.combined(params, inputs),
             None,
-            embedding_width=next(iter(tables.values())).shape[-1],
-            combine=model.combine,
-            same_operand=None if model.separate_embeddings else inputs[:, 0] == inputs[:, 1],
+            embedding_width=width,
+            combine=combine,
+            same_operand=same,
             delta=delta,
         )
 
     def head_norms(self, params: Params, delta: Tensor) -> Tensor:
         """(N,) ‖∇_U ℓ_i‖ by the closed form, with the head's bias where it has one."""
         features = self.model.head_input(params, self.objective.inputs)
-        weight, both = head_gradient_norms(features, delta)
+        weight, both = head_gradient_norms(features, self.model.output_scale * delta)
         return both if self.head_has_bias else weight
 
     def compare(self, series: SaveSeries, index: int, before: Params, after: Params) -> None:
         """Fill what the optimiser did between two saves."""
-        blocks = {block: self.blocks[block] for block in (self.head, "embedding")}
-        with series.unless_refused(*UPDATES):
-            moved = update_norms(before, after, blocks)
-            head, embedding = moved[self.head], moved["embedding"]
-            series.put(UPDATES[0], index, update_ratio(head.norm, embedding.norm))
-            if head.relative is not None and embedding.relative is not None:
-                series.put(UPDATES[1], index, update_ratio(head.relative, embedding.relative))
+        put_updates(series, index, before, after, self.blocks[self.head], self.blocks["embedding"])
 
     def check_head(self, params: Params, step: int) -> dict[str, object]:
         """The head's closed form against autograd, one backward pass a sample."""
         found: dict[str, object] = {"step": step, "samples": CHECKED_SAMPLES}
+        if not self.closed_head:
+            return {**found, "reason": self.no_ratio if self.model.tied else self.no_account}
         try:
             delta = self.gradient(params)[2]
             closed = self.head_norms(params, delta)
@@ -290,6 +303,34 @@ class GradientReader:
                 norm = math.hypot(*(float(torch.linalg.vector_norm(grad)) for grad in grads))
                 worst = max(worst, abs(norm - float(closed[row])) / max(norm, float(closed[row]), 1e-300))
         return {**found, "samples": len(rows), "largest_relative_difference": worst}
+
+
+def put_updates(
+    series: SaveSeries,
+    index: int,
+    before: Params,
+    after: Params,
+    head: Sequence[str],
+    embedding: Sequence[str],
+) -> None:
+    """Fill the update ratios of two saves from the tensors of head and embedding; no gradient enters."""
+    with series.unless_refused(*UPDATES):
+        moved = update_norms(before, after, {"head": tuple(head), "embedding": tuple(embedding)})
+        series.put(UPDATES[0], index, update_ratio(moved["head"].norm, moved["embedding"].norm))
+        relative = moved["head"].relative, moved["embedding"].relative
+        if relative[0] is not None and relative[1] is not None:
+            series.put(UPDATES[1], index, update_ratio(relative[0], relative[1]))
+
+
+def why_no_ratio(model: Model) -> str | None:
+    """Why head and embedding cannot be compared, ``None`` where they can."""
+    if model.tied:
+        return "the head is tied to the embedding"
+    if "embedding" in model.blocks:
+        return None if "head" in model.blocks else NO_HEAD
+    if model.combine in ("concatenation", "sum"):
+        return "the operands are one-hots: the first layer plays the part of the embedding"
+    return f"a {model.family} model has no embedding"
 
 
 def _no_decay(decay: float | None) -> str:

@@ -6,8 +6,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from grokscope.errors import GrokscopeError
 from grokscope.probes.drawing import CYCLE, NEUTRAL, TEST, TRAIN, curve, time_axes
-from grokscope.probes.gradient_readings import FORCED, RATIOS, UPDATES, GradientReader
+from grokscope.probes.gradient_readings import (
+    DID_NOT_MOVE,
+    FORCED,
+    RATIOS,
+    UPDATES,
+    GradientReader,
+    put_updates,
+    why_no_ratio,
+)
 from grokscope.probes.record import Quantity, Record
 from grokscope.probes.registry import register
 from grokscope.probes.series import SaveSeries
@@ -54,8 +63,8 @@ QUANTITIES = (
         "gradients.cancellation.<block>",
         "1",
         "‖mean ∇ℓ_i‖ / mean ‖∇ℓ_i‖ over training samples: 1 where all pull one way, 0 where they cancel. It "
-        "needs no bound, only norms in closed form: of every block of an MLP, of head and mlp of a transformer "
-        "without LayerNorm, elsewhere of the head.",
+        "needs no bound, only norms in closed form: of every block of an MLP, of head and last mlp of a "
+        "transformer without norms, elsewhere of the head, where it is not tied to the embedding.",
         TC,
     ),
     Quantity(UPDATES[0], "1", "‖ΔU‖/‖ΔE‖, how far head and embedding moved between consecutive saves.", TC),
@@ -83,19 +92,56 @@ QUANTITIES = (
 )
 def gradients(run: Run, record: Record) -> None:
     """Gradient sizes by block, the chain-rule account, and the updates between saves."""
+    lacking = _why_no_gradient(run)
+    if lacking is not None:
+        _updates_only(run, record, lacking)
+        return
     reader = GradientReader(run)
     series = SaveSeries(run.steps)
     reader.declare(series, record)
     previous: Params | None = None
     for index, params in run.each():
         reader.read(series, index, params)
-        if previous is not None and reader.has_embedding:
+        if previous is not None and reader.no_ratio is None:
             reader.compare(series, index, previous, params)
         previous = params
     series.record(record)
     if previous is not None:
         record.notes["head_equality"] = reader.check_head(previous, int(run.steps[-1]))
     _note_order(record)
+
+
+def _why_no_gradient(run: Run) -> str | None:
+    """Why no gradient of the training objective can be taken, ``None`` where it can."""
+    lacking = run.lacks("function", "split")
+    if lacking is not None or run.function is None:
+        return lacking.reason if lacking else None
+    try:
+        GradientReader(run).gradient(run.params(-1))
+    except GrokscopeError as error:  # a function given as code may answer and still not be differentiable
+        return str(error)
+    return None
+
+
+def _updates_only(run: Run, record: Record, lacking: str) -> None:
+    """How far head and embedding moved between saves, which takes no gradient; the rest is absent."""
+    for quantity in QUANTITIES:
+        if quantity.name not in UPDATES:
+            record.skip(quantity.name, lacking)
+    if (reason := why_no_ratio(run.model)) is not None:
+        for name in UPDATES:
+            record.skip(name, reason)
+        return
+    series = SaveSeries(run.steps)
+    series.declare(*UPDATES, dims=("interval",), reason=DID_NOT_MOVE)
+    previous: Params | None = None
+    for index, params in run.each():
+        if previous is not None:
+            put_updates(
+                series, index, previous, params, run.model.blocks["head"], run.model.blocks["embedding"]
+            )
+        previous = params
+    series.record(record)
 
 
 def _note_order(record: Record) -> None:
@@ -141,6 +187,7 @@ def _ratio_axes(axes: Axes, label: str) -> None:
     "Gradient of each block",
     "Norm of the gradient of the training objective by block (left), and relative to the norm of the block's "
     "parameters (right), over the whole training set and without weight decay.",
+    needs=("gradients.<block>.per_parameter",),
 )
 def draw_norms(record: Record, figure: Figure) -> None:
     """Gradient norms of every block."""

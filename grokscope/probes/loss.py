@@ -30,6 +30,8 @@ SYMMETRIC = {
     "accuracy.test_equivariant": "the maps that change the label in a known way",
 }
 NO_CLASSES = "the targets are real numbers, not classes"
+OF_TRAINING = ("margin.min", "margin.mean", "softmax.collapsed")
+ONLY_DOUBLE = "a function given as code is run in float64 alone, not in the training precision"
 
 QUANTITIES = (
     *[
@@ -89,6 +91,7 @@ QUANTITIES = (
     quantities=QUANTITIES,
     caveat="Losses are computed in float64 from the stored weights, so they can differ from the training "
     "log in the last digits. Mirrored pairs measure memory of the training set under a symmetry, not the rule.",
+    needs=("function",),
 )
 def loss(run: Run, record: Record) -> None:
     """Losses, accuracies and margins of every save over the whole input grid."""
@@ -103,6 +106,9 @@ def loss(run: Run, record: Record) -> None:
 def subsets(task: Task) -> dict[str, Tensor | str]:
     """(N,) masks of the samples each accuracy is taken over, or why there are none."""
     train = task.train_mask
+    if task.no_split is not None:
+        of_split = ("train", "test", "test_unmirrored", *(name.split(".")[1] for name in SYMMETRIC))
+        return {"all": torch.ones_like(train), **dict.fromkeys(of_split, task.no_split.reason)}
     masks: dict[str, Tensor | str] = {"train": train, "test": ~train, "all": torch.ones_like(train)}
     mirrored = task.mirrored()
     if mirrored is None:
@@ -138,9 +144,13 @@ def _classification(run: Run, record: Record) -> None:
                 series[f"accuracy.{name}"].append(float(mean_over(right, mask)))
                 if name in SUBSETS:
                     series[f"loss.{name}"].append(float(mean_over(losses, mask)))
+        series["logits.norm"].append(float(logits_norm(logits)))
+        if task.no_split is not None:
+            continue
         series["margin.min"].append(float(margins[task.train_mask].min()))
         series["margin.mean"].append(float(mean_over(margins, task.train_mask)))
-        series["logits.norm"].append(float(logits_norm(logits)))
+        if run.model.no_anatomy is not None:
+            continue
         stored = {name: value.to(run.dtype) for name, value in params.items()}
         trained = run.model.forward(stored, task.inputs[task.train_mask])
         everywhere = torch.ones(len(trained), dtype=torch.bool)
@@ -151,12 +161,19 @@ def _classification(run: Run, record: Record) -> None:
     for name, mask in masks.items():
         if isinstance(mask, str):
             record.skip(f"accuracy.{name}", mask)
+            if name in SUBSETS:
+                record.skip(f"loss.{name}", mask)
+    if task.no_split is not None:
+        for name in OF_TRAINING:
+            record.skip(name, task.no_split.reason)
+    elif run.model.no_anatomy is not None:
+        record.skip("softmax.collapsed", ONLY_DOUBLE)
     for name in ("error.train", "error.test"):
         record.skip(name, "the targets are classes: see accuracy")
     record.notes["loss.pairs"] = {
         name: int(mask.sum()) for name, mask in masks.items() if isinstance(mask, Tensor)
     }
-    if task.inputs.shape[1] == 2 and task.n_tokens is not None:
+    if task.inputs.shape[1] == 2 and task.n_tokens is not None and task.no_split is None:
         diagonal = (task.inputs[:, 0] == task.inputs[:, 1]) & ~task.train_mask
         record.notes["loss.pairs"]["test_diagonal"] = int(diagonal.sum())
 
@@ -164,6 +181,10 @@ def _classification(run: Run, record: Record) -> None:
 def _regression(run: Run, record: Record) -> None:
     task, series = run.task, defaultdict[str, list[float]](list)
     masks = {"train": task.train_mask, "test": ~task.train_mask}
+    if task.no_split is not None:
+        masks = {}
+        for name in ("loss.train", "loss.test", "error.train", "error.test"):
+            record.skip(name, task.no_split.reason)
     for _, params in run.each():
         error = run.model.forward(params, task.inputs) - task.targets
         for name, mask in masks.items():
@@ -180,15 +201,18 @@ def _regression(run: Run, record: Record) -> None:
 
 @loss.figure(
     "Loss and accuracy over training",
-    "Mean loss (left) and accuracy (right) on training and test samples. Bands mark the interval in which "
-    "each event happened.",
-    needs=("accuracy.train",),
+    "Mean loss (left) and accuracy (right) on training and test samples, or over all inputs where the split is "
+    "not known. Bands mark the interval in which each event happened.",
+    needs=("accuracy.all",),
     size=(9.0, 3.7),
 )
 def draw_curves(record: Record, figure: Figure) -> None:
-    """Loss and accuracy of train and test."""
+    """Loss and accuracy of train and test, or of all inputs."""
     left, right = time_axes(figure, record, 2)
-    for subset, colour in (("train", TRAIN), ("test", TEST)):
+    shown = (
+        (("train", TRAIN), ("test", TEST)) if "accuracy.train" in record.measurements else (("all", NEUTRAL),)
+    )
+    for subset, colour in shown:
         curve(left, record, f"loss.{subset}", subset, colour)
         curve(right, record, f"accuracy.{subset}", subset, colour)
     left.set_yscale("log")

@@ -19,6 +19,7 @@ from grokscope.runs import Run
 
 GROK_LEVEL = 0.9
 NOT_FINITE = "its weights are not finite at any save"
+NO_MATRIX = "no tensor of it is a weight matrix"
 
 
 @register(
@@ -49,6 +50,10 @@ NOT_FINITE = "its weights are not finite at any save"
 def norms(run: Run, record: Record) -> None:
     """Frobenius norms of all weight matrices together and of each block."""
     matrices = run.model.matrices
+    if not matrices:
+        for name in ("norm.total", "norm.at_grok", "norm.<block>"):
+            record.skip(name, NO_MATRIX)
+        return
     squares = {block: torch.zeros(len(run.rows), dtype=torch.float64) for block in matrices.values()}
     for rows, params in step_blocks(run, list(matrices)):
         for name, block in matrices.items():
@@ -64,7 +69,13 @@ def _at_grok(run: Run, record: Record, total: Tensor) -> None:
     """The norm at ``grok_90``, one evaluation being enough (q = 1)."""
     dense, chance, name = dense_series(run, record), run.task.chance, "norm.at_grok"
     if chance is None or "accuracy.test" not in dense:
-        record.skip(name, "the test accuracy was not measured (run the loss probe) or is not defined")
+        lacking = run.lacks("function", "split")
+        record.skip(
+            name,
+            lacking.reason
+            if lacking
+            else "the test accuracy was not measured (run the loss probe) or is not defined",
+        )
         return
     steps, accuracy = dense["accuracy.test"]
     grok = first_hold(steps, normalised_skill(accuracy, chance), GROK_LEVEL, "above", 1)

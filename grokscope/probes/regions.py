@@ -153,6 +153,7 @@ QUANTITIES = (
     "combined input, so weights that grow or shrink change it by themselves. Gate statistics of GELU "
     "networks are of the signs of pre-activations, and no linear map belongs to them. With many key "
     "frequencies a small rule gap says little: compare it with its chance band.",
+    needs=("function", "split", "anatomy"),
 )
 def regions(
     run: Run,

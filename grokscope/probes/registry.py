@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Sequence
@@ -13,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from grokscope.errors import GrokscopeError, nearest
 from grokscope.probes.record import Quantity, Record
-from grokscope.runs import Run
+from grokscope.runs import NEEDS, Need, Run
+from grokscope.user_code import run_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,6 +50,7 @@ class Probe:
     caveat: str = ""
     after: tuple[str, ...] = ()
     figures: list[FigureSpec] = field(default_factory=list)
+    needs: tuple[Need, ...] = ()
 
     def __call__(self, run: Run, record: Record, **options: Any) -> None:
         known = list(inspect.signature(self.measure).parameters)[2:]
@@ -60,8 +61,13 @@ class Probe:
                     f"{', '.join(known) or 'none'}{nearest(option, known)}"
                 )
         record.declare(self.quantities)
-        self.measure(run, record, **options)
         record.probes.append(self.name)
+        lacking = run.lacks(*self.needs)
+        if lacking is None:
+            self.measure(run, record, **options)
+            return
+        for quantity in self.quantities:
+            record.skip(quantity.name, lacking.reason)
 
     def figure(
         self,
@@ -73,7 +79,8 @@ class Probe:
     ) -> Callable[[Draw], Draw]:
         """Register ``draw(record, figure)`` for the report; skipped where a needed name is absent.
 
-        ``needs`` lists dotted names or prefixes of which each must have been measured.
+        ``needs`` lists dotted names or prefixes of which each must have been measured; a name with
+        ``<placeholders>`` stands for any of its instances.
         """
 
         def keep(draw: Draw) -> Draw:
@@ -94,6 +101,7 @@ def register(
     title: str = "",
     caveat: str = "",
     after: Sequence[str] = (),
+    needs: Sequence[Need] = (),
 ) -> Callable[[Measure], Probe]:
     """Register ``measure(run, record, **options)`` as the probe ``name``.
 
@@ -103,16 +111,32 @@ def register(
         title: heading in the report; by default the name.
         caveat: what the numbers do not show.
         after: probes whose measurements it reads, run before it when they run.
+        needs: what a run must have for it to run at all: ``split`` (which samples were trained on),
+            ``function`` (logits) and ``anatomy`` (gates, neurons, a head). On a run without it every quantity
+            is absent with the run's own reason. A probe that can do part of its work asks ``run.lacks``.
 
     Raises:
-        GrokscopeError: a name that is already taken.
+        GrokscopeError: a name that is already taken, or a need that is none of the three.
     """
 
     def wrap(measure: Measure) -> Probe:
         if name in _PROBES:
             raise GrokscopeError(f"registering probe {name!r}: the name is taken, expected a new one")
+        for need in needs:
+            if need not in NEEDS:
+                raise GrokscopeError(
+                    f"registering probe {name!r}: needs {need!r}, expected some of {', '.join(NEEDS)}"
+                    f"{nearest(str(need), NEEDS)}"
+                )
         made = Probe(
-            name, question, tuple(quantities), measure, title or name.capitalize(), caveat, tuple(after)
+            name,
+            question,
+            tuple(quantities),
+            measure,
+            title or name.capitalize(),
+            caveat,
+            tuple(after),
+            needs=tuple(needs),
         )
         _PROBES[name] = made
         return made
@@ -141,30 +165,20 @@ def load_plugin(path: str | Path) -> list[str]:
     Only for files that the user named on this command line: the file's code runs.
     """
     path = Path(path).resolve()
-    if not path.is_file():
-        raise GrokscopeError(f"loading a plug-in probe: {path} is not a file, expected a Python file")
     registered()  # built-in names are taken first
     module_name = f"grokscope_plugin_{path.stem}_{abs(hash(str(path))):x}"
     if module_name in sys.modules:
         return list(sys.modules[module_name].__dict__["_grokscope_registered"])
     before = set(_PROBES)
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    if spec is None or spec.loader is None:
-        raise GrokscopeError(
-            f"loading a plug-in probe: {path} cannot be loaded, expected a Python file (.py)"
-        )
-    module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        module, _ = run_file(path, "loading a plug-in probe", module_name)
     except GrokscopeError:
-        raise
-    except Exception as error:
         for name in set(_PROBES) - before:
             del _PROBES[name]
-        raise GrokscopeError(f"loading the plug-in probe {path}: {type(error).__name__}: {error}") from None
+        raise
     added = [name for name in _PROBES if name not in before]
     if not added:
+        del sys.modules[module_name]
         raise GrokscopeError(f"loading the plug-in probe {path}: it registered none, expected @register(...)")
     module.__dict__["_grokscope_registered"] = added
-    sys.modules[module_name] = module
     return added

@@ -98,9 +98,9 @@ class _Spectrum:
     title="Ranks and spectra",
     question="How many directions do the network's end-to-end maps use, and does that number fall?",
     quantities=QUANTITIES,
-    caveat="Maps through LayerNorm fold its gain in and are not exact. The effective rank is that of Roy and "
-    "Vetterli; what arXiv 2606.05863 calls so is the stable rank here. Scales of agop below about 1e-7 of "
-    "the largest are not resolved.",
+    caveat="Maps through norms fold their gains in and are not exact; with several layers a map goes through "
+    "one part and past the others. The effective rank is that of Roy and Vetterli; what arXiv 2606.05863 calls "
+    "so is the stable rank here. Scales of agop below about 1e-7 of the largest are not resolved.",
 )
 def spectra(run: Run, record: Record, *, null_samples: int = 32) -> None:
     """Ranks and Schatten norms of every end-to-end map.
@@ -113,7 +113,8 @@ def spectra(run: Run, record: Record, *, null_samples: int = 32) -> None:
     some = inputs[:: max(1, len(inputs) // _NULL_INPUTS)]
     null = random_params(run.model, null_samples)
     first = next(null)
-    absent = _why_no_gated_maps(run.model, {name: value[0] for name, value in first.items()})
+    lacking = run.lacks("function", "split")  # gates are taken on training samples
+    absent = dict.fromkeys(GATED, lacking.reason) if lacking else _why_no_gated_maps(run.model, first)
     wanted = [name for name in GATED if name not in absent]
     structure = _measure(run.model, first, some, dict.fromkeys(wanted, 0))
     chance = {name: [found.sigma] for name, found in structure.items()}
@@ -197,8 +198,9 @@ def _gated_maps(model: Model, params: Params, inputs: Tensor) -> dict[str, _Spec
     return found
 
 
-def _why_no_gated_maps(model: Model, params: Params) -> dict[str, str]:
-    """Which of the maps of fixed regions do not exist here, and why."""
+def _why_no_gated_maps(model: Model, drawn: Params) -> dict[str, str]:
+    """Which of the maps of fixed regions do not exist here, and why; ``drawn`` are (T, …) random weights."""
+    params = {name: value[0] for name, value in drawn.items()}
     form = model.gated(params)
     if isinstance(form, Absent):
         return dict.fromkeys(GATED, form.reason)
@@ -275,7 +277,7 @@ spectra.figure(
 spectra.figure(
     "Attention heads",
     "Effective rank of each head's value-to-logit map (ov) and query-key map (qk) between residues.",
-    needs=("spectra.ov.0.effective_rank", "spectra.qk.0.effective_rank"),
+    needs=("spectra.ov.0", "spectra.qk.0"),
     size=(9.0, 3.6),
 )(drawing.draw_heads)
 spectra.figure(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -25,10 +27,18 @@ _VALUES, _POINTS = 10, 110
 
 
 def principal_map(record: Record) -> str | None:
-    """The map that stands for the whole network: the deepest one with a rank."""
+    """The map that stands for the whole network: the deepest one with a rank, else the largest tensor."""
+    candidates = (*PRINCIPAL, *largest_tensors(record))
     return next(
-        (name for name in PRINCIPAL if record.get(f"spectra.{name}.effective_rank") is not None), None
+        (name for name in candidates if record.get(f"spectra.{name}.effective_rank") is not None), None
     )
+
+
+def largest_tensors(record: Record) -> list[str]:
+    """Maps that are single tensors under their authors' names, the largest first."""
+    noted = record.notes.get("spectra", {})
+    names = [name for name in noted if name.startswith("tensor.")]
+    return sorted(names, key=lambda name: -math.prod(noted[name]["shape"]))
 
 
 def draw_ranks(record: Record, figure: Figure) -> None:
@@ -61,7 +71,7 @@ def draw_relative_ranks(record: Record, figure: Figure) -> None:
     colours = iter(CYCLE)
     keep = thin(len(record.steps))[:: max(1, len(thin(len(record.steps))) // _POINTS)]
     low, high = 1.0, 1.0
-    for name in COMPARED:
+    for name in (*COMPARED, *largest_tensors(record)):
         values, null = (record.get(f"spectra.{name}.effective_rank{end}") for end in ("", ".null"))
         if values is None or null is None or any(np.array_equal(values, other) for other in drawn):
             continue
@@ -82,7 +92,8 @@ def draw_heads(record: Record, figure: Figure) -> None:
     for axes, circuit in zip(time_axes(figure, record, 2), ("ov", "qk"), strict=True):
         names = [n for n in record.names(f"spectra.{circuit}") if n.endswith(".effective_rank")]
         for name, colour in zip(names, CYCLE, strict=False):
-            curve(axes, record, name, f"head {name.split('.')[2]}", colour)
+            # one number names a head, two a layer and its head
+            curve(axes, record, name, f"head {'.'.join(name.split('.')[2:-1])}", colour)
         nulls = [record.get(f"{name}.null") for name in names]
         found = [null for null in nulls if null is not None]
         if found:

@@ -14,6 +14,7 @@ import torch
 from grokscope.errors import GrokscopeError, nearest
 from grokscope.probes.record import Record
 from grokscope.probes.registry import Probe, load_plugin, registered
+from grokscope.probes.unknowns import alerts_of_unknowns
 from grokscope.runs import Run
 
 Progress = Callable[[str, int, int], None]
@@ -130,6 +131,7 @@ def probe(
     probes = choose(chosen, only, extra)
     run = run.select(steps)
     record = Record(run.name, run.steps)
+    record.alerts += alerts_of_unknowns(run)
     for position, item in enumerate(probes):
         if progress is not None:
             progress(item.name, position, len(probes))

@@ -33,6 +33,36 @@ def judge(run: Run, record: Record, dense: Mapping[str, Series]) -> None:
     record.alerts += _alerts(run, record, state)
 
 
+def judge_without_clocks(run: Run, record: Record) -> None:
+    """Give a verdict to a run of which no event can be dated: no function, or no known split."""
+    structure = _structure(record)
+    if run.lacks("function") is not None:
+        state, text = "not applicable", _weights_only(run)
+    else:
+        state, text = "inconclusive", _over_all(run, record)
+    record.verdict = Verdict(state, (), " ".join(part for part in (text, structure) if part))
+
+
+def _weights_only(run: Run) -> str:
+    lacking = run.lacks("function")
+    assert lacking is not None
+    if run.model.no_function is None:
+        return f"Weights and a function, but no task: {lacking.reason}, so no state is claimed."
+    return f"Weights only: the function was not rebuilt ({lacking.reason}), so no state is claimed."
+
+
+def _over_all(run: Run, record: Record) -> str:
+    """What can be said without the split: the run over every input, at the last save."""
+    text = "Inconclusive: the training split is not known, so when it fitted cannot be said"
+    accuracy, loss, count = record.get("accuracy.all"), record.get("loss.all"), len(run.task.inputs)
+    what = "inputs" if run.task.n_tokens is None else "pairs"
+    if accuracy is not None:
+        return f"{text}; over all {count} {what} its accuracy is {accuracy[-1]:.3f} at the last save."
+    if loss is not None:
+        return f"{text}; over all {run.task.train_mask.numel()} entries its loss is {loss[-1]:.3g} at the last save."
+    return f"{text}."
+
+
 CLAIMS = {
     "levels_defined": "The run has levels of fit and generalisation",
     "fitted": "Step by which training held its level for 3 evaluations",
@@ -192,8 +222,8 @@ def _structure(record: Record) -> str:
     for target in ("product", "embedding", "embedding_a"):
         rank = f"spectra.{target}.effective_rank"
         values = record.get(rank)
-        fit = record.events["fit"]
-        if values is None or fit.by is None:
+        fit = record.events.get("fit")
+        if values is None or fit is None or fit.by is None:
             continue
         start = values[min(int(np.searchsorted(record.steps, fit.by)), len(values) - 1)]
         what = "end-to-end map" if target == "product" else target.replace("_", " ")

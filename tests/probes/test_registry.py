@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 from itertools import pairwise
 from pathlib import Path
@@ -81,6 +82,34 @@ def test_a_plugin_that_fails_is_told_in_one_line(tmp_path, run, text, says):
 def test_a_name_is_taken_once():
     with pytest.raises(GrokscopeError, match="the name is taken"):
         register("loss", question="again?", quantities=())(lambda run, record: None)
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_a_plugin_that_needs_what_a_run_lacks_is_absent_as_a_whole(tmp_path, run):
+    path = tmp_path / "needy.py"
+    path.write_text(
+        "from grokscope.probes import Quantity, register\n"
+        "@register('needy', question='?', needs=['split'], quantities=[\n"
+        "    Quantity('needy.<part>', '1', 'A part.'), Quantity('needy.whole', '1', 'All.')])\n"
+        "def needy(run, record):\n"
+        "    record.add('needy.whole', float(run.task.train_mask.sum()), dims=())\n"
+    )
+    assert probe(run, only=["norms"], plugins=[path])["needy.whole"] == 12
+    blind = replace(run, task=run.task.without_split("nobody wrote it down"))
+    record = probe(blind, only=["norms"], plugins=[path])
+    assert {n: w for n, w in record.absent.items() if n.startswith("needy")} == {
+        "needy.<part>": "nobody wrote it down",
+        "needy.whole": "nobody wrote it down",
+    }
+    assert "needy" in record.probes
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_a_need_that_is_none_is_refused():
+    with pytest.raises(
+        GrokscopeError, match="expected some of split, function, anatomy; did you mean 'split'"
+    ):
+        register("new", question="?", quantities=(), needs=["spilt"])(lambda run, record: None)  # pyright: ignore
 
 
 @pytest.mark.usefixtures("own_registry")

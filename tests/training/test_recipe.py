@@ -152,7 +152,7 @@ def test_a_recipe_file_reads_like_a_built_in_one(tmp_path: Path):
         ("model.family=mpl", ["model.family is 'mpl'", "did you mean 'mlp'"]),
         ("model.hidden=[]", ["model.hidden = []"]),
         ("model.d_embed=0", ["model.d_embed = 0"]),
-        ("model.activation=tanh", ["'tanh'", "'relu'", "'gelu'"]),
+        ("model.activation=swish", ["'swish'", "'relu'", "'gelu'"]),
     ],
 )
 def test_what_a_recipe_cannot_hold_is_refused_in_one_line(override, parts):
