@@ -13,7 +13,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from grokscope.probes.drawing import BAND, CYCLE, FAINT, INK, finish, flatten, new_figure, styled
-from grokscope.probes.record import Record
+from grokscope.probes.record import Quantity, Record
 from grokscope.probes.registry import FigureSpec, Probe
 
 _SVG = "{http://www.w3.org/2000/svg}"
@@ -66,8 +66,7 @@ def draw_figures(probe: Probe, record: Record, prefix: str, *, strict: bool) -> 
     """
     drawn: list[Drawing] = []
     for position, spec in enumerate(probe.figures, 1):
-        missing = [name for name in spec.needs if not record.names(name)]
-        if missing:
+        if not all(_measured(record, name) for name in spec.needs):
             continue
         try:
             svg = figure_svg(spec, record, f"{prefix}-{position}")
@@ -79,6 +78,14 @@ def draw_figures(probe: Probe, record: Record, prefix: str, *, strict: bool) -> 
             continue
         drawn.append(Drawing(spec.title, spec.caption, svg))
     return drawn
+
+
+def _measured(record: Record, need: str) -> bool:
+    """Whether a name, anything under a prefix, or an instance of a name with ``<placeholders>`` is there."""
+    if "<" in need:
+        pattern = Quantity(need, "", "")
+        return any(pattern.matches(name) for name in record.measurements)
+    return bool(record.names(need))
 
 
 def is_builtin(probe: Probe) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from grokscope.probes.registry import Probe
 from grokscope.report.downloads import embed
 from grokscope.report.figures import Drawing, draw_figures
 from grokscope.report.formatting import as_toml, flattened, slug, whole
+from grokscope.report.origin import alerts_of_audit, origin_of
 from grokscope.report.tables import (
     Holdings,
     Table,
@@ -51,6 +53,10 @@ _TONES = {
     "unstable": "bad",
 }
 _LEFT_COLUMNS = ("unit", "axes")
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]"
+)
+"""Characters that show nothing and can change how others show: controls, and overrides of direction."""
 _UNSTATED = Verdict(
     "not applicable", (), "The clocks were not among the probes that ran, so no state is claimed."
 )
@@ -91,6 +97,7 @@ class _Section:
     arrays: Table | None
     notes: list[tuple[str, str]]
     absent: list[tuple[str, str]]
+    nothing: str = ""
     definitions: list[Quantity] = field(default_factory=list)
 
 
@@ -120,7 +127,7 @@ def render_page(
     facts = facts or Facts()
     held, others = share_out(record, probes)
     sections = _sections(record, probes, held, others, strict=strict)
-    config = manifest.get("config")
+    recipe = _recipe(manifest)
     verdict = record.verdict or _UNSTATED
     events, further_events = event_tables(record)
     run = shlex.quote(facts.command or record.run)
@@ -134,12 +141,13 @@ def render_page(
         "verdict": verdict,
         "tone": _TONES.get(verdict.state, ""),
         "vitals": vitals(record),
-        "alerts": record.alerts,
+        "alerts": [*record.alerts, *alerts_of_audit(manifest)],
+        "origin": origin_of(manifest, run),
         "claims": claim_rows(record),
         "events": events,
         "further_events": further_events,
         "sections": sections,
-        "recipe": as_toml(config) if isinstance(config, Mapping) and config else "",
+        "recipe": as_toml(recipe) if recipe else "",
         "provenance": _provenance(record, probes, manifest, facts),
         "full_command": f"grokscope probe {run} --json FILE",
         "csv_command": f"grokscope probe {run} --csv DIR",
@@ -150,12 +158,31 @@ def render_page(
     # the data get the room that figures and tables leave
     bare = _template().render(context, downloads=[], left_out=[], files_left_out=[])
     embedded = embed(record, probes, record.run, max(MOST_BYTES - len(bare.encode("utf-8", "replace")), 0))
-    return _template().render(
+    page = _template().render(
         context,
         downloads=embedded.files,
         left_out=embedded.left_out,
         files_left_out=embedded.files_left_out,
     )
+    return _UNSEEN.sub(_seen, page)
+
+
+def _seen(found: re.Match[str]) -> str:
+    """A picture of a control character: the one Unicode has for it, else the replacement character."""
+    code = ord(found[0])
+    return chr(0x2400 + code) if code < 0x20 else "\u2421" if code == 0x7F else "\ufffd"
+
+
+def _recipe(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings to show; where the split is not known, not the ones that would draw one."""
+    config = manifest.get("config")
+    if not isinstance(config, Mapping):
+        return {}
+    task = config.get("task")
+    if "no_split" not in manifest or not isinstance(task, Mapping):
+        return config
+    drawn = ("train_fraction", "split_seed")
+    return {**config, "task": {key: value for key, value in task.items() if key not in drawn}}
 
 
 def _sections(
@@ -180,6 +207,7 @@ def _sections(
                 arrays=array_table(record, mine.measured),
                 notes=_notes(record, [probe.name]),
                 absent=mine.absent,
+                nothing=_why_nothing(mine),
                 definitions=_defined(record, probe, mine),
             )
         )
@@ -192,6 +220,12 @@ def _sections(
             )
         )  # fmt: skip
     return made
+
+
+def _why_nothing(mine: Holdings) -> str:
+    """The one reason why a probe measured nothing at all; empty where it measured, or had several reasons."""
+    reasons = {reason for _, reason in mine.absent}
+    return reasons.pop() if len(reasons) == 1 and not mine.measured else ""
 
 
 def _numbered(count: int, drawing: Drawing) -> _Figure:

@@ -252,12 +252,15 @@ def vitals(record: Record) -> list[Vital]:
             if values is not None and later.size and values.shape == record.steps.shape:
                 at = number(float(values[later[0]]), 3)
                 made.append(Vital(f"{kind.capitalize()} test accuracy", at, "at fit"))
-    for name, label in (
+    shown = (
         ("loss.train", "Training loss"),
         ("loss.test", "Test loss"),
         ("accuracy.train", "Training accuracy"),
         ("accuracy.test", "Test accuracy"),
-    ):
+    )
+    if "loss.all" in record.measurements and "loss.train" not in record.measurements:
+        shown = (("loss.all", "Loss on all inputs"), ("accuracy.all", "Accuracy on all inputs"))
+    for name, label in shown:
         values = record.get(name)
         if values is not None and values.shape == record.steps.shape and len(values):
             made.append(Vital(label, number(float(values[-1]), 3), f"at step {whole(int(record.steps[-1]))}"))

@@ -81,7 +81,10 @@ def default_out(run: Run) -> Path:
 def facts_of(run: Run) -> Facts:
     """What the run itself tells beside its manifest."""
     weights = sum(math.prod(shape) for shape in run.model.shapes.values())
-    trained = int(run.task.train_mask.sum())
+    entries = run.task.train_mask.numel()
+    trained = f"{whole(int(run.task.train_mask.sum()))} of {whole(entries)}"
+    if run.task.no_split is not None:
+        trained = f"not known which of {whole(entries)}" if entries else "not known"
     return Facts(
         task=run.task.description or run.task.name,
         provenance=(
@@ -89,7 +92,7 @@ def facts_of(run: Run) -> Facts:
             ("content checksum", f"sha256 {run.trajectory.checksum()}"),
             ("saves in the file", whole(len(run.trajectory.steps))),
             ("parameters", whole(weights)),
-            ("training entries", f"{whole(trained)} of {whole(run.task.train_mask.numel())}"),
+            ("training entries", trained),
         ),
         generated=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         command=run.path.name,

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from grokscope.probes import Record
+from grokscope.report import render_page
 
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
@@ -221,6 +222,41 @@ def test_the_page_never_scrolls_sideways(browser: Browser, page: Path, width: in
     figures = "[...document.querySelectorAll('svg.figure')]"
     assert browser.value(f"Math.max(...{figures}.map(f => f.getBoundingClientRect().right))") <= width
     assert browser.value(f"Math.min(...{figures}.map(f => f.getBoundingClientRect().height))") > 100
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1440, "dark")])
+def test_the_section_of_an_import_fits_and_its_table_stacks_on_a_phone(
+    browser: Browser, tmp_path: Path, record: Record, width: int, scheme: str
+) -> None:
+    long = "a.very.long.name/" + "x" * 90
+    proof = [
+        {"quantity": "loss.test", "step": step, "recorded": 1 / 3, "ours": 2 / 3, "difference": 1 / 3,
+         "verdict": "one step off", "source": long, "note": f"a note that says why, {long}"}
+        for step in range(30)
+    ]  # fmt: skip
+    card = {
+        "title": long,
+        "known": [long],
+        "ignored": {long: long},
+        "hypotheses": [{"about": long, "value": long, "basis": "tested", "evidence": long}],
+    }
+    audit = [
+        {"finding": long, "evidence": long, "severity": "warning", "command": f"grokscope inspect {long}"}
+    ]
+    manifest = {"kind": "imported", "card": card, "proof": proof, "audit": audit}
+    file = tmp_path / "imported.html"
+    file.write_text(render_page(record, [], manifest))
+    browser.open(file, width=width, scheme=scheme)
+    assert browser.value("document.documentElement.scrollWidth") <= width
+    assert browser.complaints() == []
+    display = browser.value("getComputedStyle(document.querySelector('#origin table.stack tr')).display")
+    heads = browser.value("getComputedStyle(document.querySelector('#origin table.stack thead')).display")
+    if width == 390:
+        assert heads == "none"
+        inner = "[...document.querySelectorAll('#origin .scroll')].every(e => e.scrollWidth <= e.clientWidth)"
+        assert browser.value(inner)
+    else:
+        assert (display, heads) == ("table-row", "table-header-group")
 
 
 def test_figures_take_the_colours_of_the_theme(browser: Browser, page: Path) -> None:

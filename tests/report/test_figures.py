@@ -91,6 +91,22 @@ def test_a_figure_whose_data_are_absent_is_left_out(probes: list[Probe], record:
     assert titles == ["Fourier concentration", "Power by frequency"]
 
 
+@pytest.mark.parametrize(
+    ("need", "drawn"),
+    [
+        ("fourier.<map>.gini", True),
+        ("fourier.<map>", True),
+        ("loss.<subset>.null", False),
+        ("many.<series>", False),
+    ],
+)
+def test_a_need_with_a_placeholder_is_met_by_any_instance(
+    make_probe: Callable[..., Probe], record: Record, need: str, drawn: bool
+) -> None:
+    spec = FigureSpec("t", "c", lambda record, figure: None, needs=(need,))
+    assert bool(draw_figures(make_probe("any", (), (spec,)), record, "f", strict=True)) is drawn
+
+
 def test_many_cells_become_one_picture(probes: list[Probe], make_record: Callable[..., Record]) -> None:
     heat = svgs(probes, make_record(300, frequencies=113))[2]
     assert 'href="data:image/png;base64,' in heat

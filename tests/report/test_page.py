@@ -170,6 +170,24 @@ def test_a_bare_record_makes_a_page() -> None:
     assert "no state is claimed" in shown
 
 
+def test_a_probe_that_measured_nothing_for_one_reason_says_it_in_a_line(
+    make_probe: Callable[..., Probe],
+) -> None:
+    quantities = (Quantity("a.one", "1", "One."), Quantity("a.two", "1", "Two."))
+    probe = make_probe("a", quantities, caveat="A caveat.")
+    record = Record("r", np.array([0]), probes=["a"])
+    record.declare(quantities)
+    for quantity in quantities:
+        record.skip(quantity.name, "nobody knows the split")
+    shown = Page(render_page(record, [probe], {})).text
+    assert "Nothing of this was measured: nobody knows the split." in shown
+    assert "A caveat." not in shown
+    record.skip("a.two", "another reason")
+    shown = Page(render_page(record, [probe], {})).text
+    assert "Nothing of this was measured" not in shown
+    assert "A caveat." in shown
+
+
 BAD = "<script>alert(1)</script>"
 WORSE = "\"'></style></script><svg/onload=alert(2)>{{ 7*7 }}&amp;\ud800\x00"
 HOSTILE = BAD + WORSE
