@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from grokscope.errors import GrokscopeError
 from grokscope.foreign import safe_read
-from grokscope.foreign.safe_read import read_weights
+from grokscope.foreign.safe_read import Reading, printable, read_file, read_weights
 
 
 class Touch:
@@ -49,7 +49,9 @@ def test_plain_data_come_back(tmp_path: Path) -> None:
     assert found["dtype"] == "torch.float32"
 
 
-@pytest.mark.parametrize("suffix", [".pt", ".pth", ".ckpt", ".bin"])
+@pytest.mark.parametrize(
+    "suffix", [".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle", ".tar", ".pth.tar", ".model", ".th", ""]
+)
 def test_every_pickled_suffix_is_read(tmp_path: Path, suffix: str) -> None:
     torch.save({"w": torch.ones(2)}, tmp_path / f"a{suffix}")
     assert torch.equal(read_weights(tmp_path / f"a{suffix}")["w"], torch.ones(2))  # type: ignore[index, call-overload]
@@ -94,14 +96,18 @@ def test_the_refused_global_is_named(tmp_path: Path, one_line) -> None:
     with pytest.raises(GrokscopeError) as caught:
         read_weights(tmp_path / "evil.pt")
     one_line(caught.value, "needs code of its own", "mkdir", "none of which was run", "expected")
-    torch.save({"m": Custom()}, tmp_path / "own.pt")
-    with pytest.raises(GrokscopeError) as caught:
-        read_weights(tmp_path / "own.pt")
-    one_line(caught.value, "Custom", "none of which was run")
-    torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pt")
-    with pytest.raises(GrokscopeError) as caught:
-        read_weights(tmp_path / "module.pt")
-    one_line(caught.value, "torch.nn.modules.linear.Linear", "none of which was run")
+
+
+def test_classes_of_the_authors_own_become_records(tmp_path: Path) -> None:
+    """Nothing of the class is loaded or run, and what its object held can be read."""
+    torch.save({"m": Custom(), "w": torch.ones(2)}, tmp_path / "own.pt")
+    found = read_file(tmp_path / "own.pt")
+    assert found.how.startswith("pickle read with every class replaced by an inert record (1 record: ")
+    assert "Custom" in found.how
+    assert any("Custom" in note for note in found.notes)
+    assert isinstance(found.content, dict)
+    assert found.content["m"]["__class__"].endswith(".Custom")
+    assert torch.equal(found.content["w"], torch.ones(2))
 
 
 @pytest.mark.parametrize(
@@ -234,3 +240,145 @@ def test_the_size_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_lin
     with pytest.raises(GrokscopeError) as caught:
         read_weights(tmp_path / "a.pt")
     one_line(caught.value, "at most 1000")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64, torch.int32, torch.int16,
+     torch.int8, torch.uint8, torch.bool, torch.complex64],
+)  # fmt: skip
+def test_every_dtype_by_both_readers(tmp_path: Path, dtype: torch.dtype, zipped: bool) -> None:
+    """torch's own reader, and ours, which is what reads a file with a class in it."""
+    generator = torch.Generator().manual_seed(0)
+    whole = (torch.randn(6, 8, generator=generator) * 9).to(dtype)
+    cuts = {
+        "whole": whole,
+        "part": whole[1:4, 2:5],
+        "turned": whole.T,
+        "scalar": whole[2, 3],
+        "none": whole[:0],
+    }
+    for name, extra in (("a", {}), ("b", {"m": Custom()})):
+        path = tmp_path / f"{name}.pt"
+        torch.save({**cuts, **extra}, path, _use_new_zipfile_serialization=zipped)
+        found = read_file(path)
+        assert ("inert" in found.how) == (name == "b")
+        assert isinstance(found.content, dict)
+        for key, value in cuts.items():
+            made = found.content[key]
+            assert made.dtype == dtype
+            assert made.is_contiguous()
+            assert not made.requires_grad
+            assert torch.equal(made, value)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "wider"),
+    [(torch.float8_e4m3fn, torch.float32), (torch.float8_e5m2, torch.float32), (torch.uint16, torch.int32),
+     (torch.uint32, torch.int64), (torch.uint64, torch.int64)],
+)  # fmt: skip
+def test_dtypes_that_nothing_computes_with_are_widened(
+    tmp_path: Path, dtype: torch.dtype, wider: torch.dtype
+) -> None:
+    values = torch.tensor([0.0, 1.0, 3.0, 28.0])
+    for name, extra in (("a", {}), ("b", {"m": Custom()})):
+        torch.save({"w": values.to(dtype), **extra}, tmp_path / f"{name}.pt")
+        found = read_file(tmp_path / f"{name}.pt")
+        assert isinstance(found.content, dict)
+        assert found.content["w"].dtype == wider
+        assert torch.equal(found.content["w"].float(), values)
+        assert any(str(dtype) in note for note in found.notes)
+
+
+def test_big_endian_files(tmp_path: Path) -> None:
+    """An archive that says it is big-endian has its numbers turned round."""
+    weights = torch.tensor([1.5, -2.0, 300.0])
+    torch.save({"w": torch.from_numpy(weights.numpy().byteswap()), "m": Custom()}, tmp_path / "a.pt")
+    with zipfile.ZipFile(tmp_path / "a.pt") as old, zipfile.ZipFile(tmp_path / "b.pt", "w") as new:
+        for entry in old.infolist():
+            big = entry.filename.endswith("byteorder")
+            new.writestr(entry.filename, b"big" if big else old.read(entry.filename))
+    assert torch.equal(read_weights(tmp_path / "b.pt")["w"], weights)  # type: ignore[index, call-overload]
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_list_of_many_scalars_becomes_numbers(tmp_path: Path, zipped: bool) -> None:
+    """Losses that were kept as tensors, with their graph: numbers, whichever reader reads them."""
+    few = [torch.tensor(float(index), requires_grad=True) for index in range(5)]
+    many = [torch.tensor(index / 7, requires_grad=True) for index in range(3000)]
+    for extra in ({}, {"m": Custom()}):
+        content = {"few": few, "many": many, "counts": [torch.tensor(1)] * 70, **extra}
+        torch.save(content, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
+        found = read_weights(tmp_path / "a.pt")
+        assert isinstance(found, dict)
+        assert found["many"] == [one.item() for one in many]
+        assert found["counts"] == [1] * 70
+        assert all(isinstance(one, torch.Tensor) and not one.requires_grad for one in found["few"])
+
+
+def test_so_many_tensors_that_torch_is_not_asked(tmp_path: Path) -> None:
+    losses = [torch.tensor(float(index)) for index in range(5000)]
+    torch.save({"w": torch.ones(2), "train_losses": losses}, tmp_path / "a.pt")
+    found = read_file(tmp_path / "a.pt")
+    assert isinstance(found.content, dict)
+    assert found.content["train_losses"] == [float(index) for index in range(5000)]
+    assert "runs nothing" in found.how
+    assert any("5001 tensors" in note for note in found.notes)
+
+
+def test_a_shared_list_is_there_twice(tmp_path: Path) -> None:
+    row = [1, 2, {"a": [3]}]
+    torch.save({"x": row, "y": [row, row]}, tmp_path / "a.pt")
+    assert read_weights(tmp_path / "a.pt") == {"x": row, "y": [row, row]}
+
+
+def test_how_is_told(tmp_path: Path) -> None:
+    torch.save({"w": torch.ones(2)}, tmp_path / "a.pt")
+    found = read_file(tmp_path / "a.pt")
+    assert (type(found), found.how, found.notes) == (Reading, "torch, weights only", ())
+    (tmp_path / "b.pkl").write_bytes(pickle.dumps({"lr": 0.1}) + b"more")
+    found = read_file(tmp_path / "b.pkl")
+    assert found.content == {"lr": 0.1}
+    assert found.how == "pickle of plain data, read by a machine that runs nothing"
+    assert found.notes == ("4 bytes after the first pickle in the file were not read",)
+
+
+def test_keys_of_every_kind(tmp_path: Path) -> None:
+    content = {1: "a", 2.5: "b", (0.3, 1): "c", None: "d", b"old": "e", ("x",): "g", 10**30: "h", False: "i"}
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(content))
+    found = read_weights(tmp_path / "a.pkl")
+    keys = ["1", "2.5", "(0.3, 1)", "None", "old", "(x,)", str(10**30), "False"]
+    assert found == dict(zip(keys, content.values(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("plain", "plain"),
+        ("a\nb\tc", "a\\nb\\tc"),
+        ("\x1b[31mred", "\\x1b[31mred"),
+        ("\u202eabc", "\\u202eabc"),
+        ("\ud800", "\\ud800"),
+        (Path("x/y"), "x/y"),
+        ("x" * 300, "x" * 199 + "…"),
+        ("ä→π", "ä→π"),
+    ],
+)
+def test_printable(given: object, shown: str) -> None:
+    assert printable(given) == shown
+    assert printable(given).isprintable()
+
+
+def test_torch_declines_and_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where torch's reader does not take what is plain data, ours is used, and the reason is told."""
+
+    def decline(*args: object, **kwargs: object) -> None:
+        raise pickle.UnpicklingError("advice\n\nWeightsUnpickler error: Unsupported operand 149\nmore advice")
+
+    torch.save({"w": torch.ones(2)}, tmp_path / "a.pt")
+    monkeypatch.setattr(torch, "load", decline)
+    found = read_file(tmp_path / "a.pt")
+    assert torch.equal(found.content["w"], torch.ones(2))  # type: ignore[index, call-overload]
+    assert found.how == "pickle of plain data, read by a machine that runs nothing"
+    assert found.notes == ("torch.load(weights_only=True) did not take it: Unsupported operand 149",)
