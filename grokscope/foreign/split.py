@@ -1,174 +1,278 @@
-"""Which pairs were trained on: from the seed and fraction that were recorded, or by looking at the weights.
+"""Which pairs were trained on: listed, drawn again from a seed, or read off the weights.
 
-Scope: the convention of published code, the first ``int(fraction·N)`` of ``torch.randperm(N)`` under
-``manual_seed(seed)`` on the CPU. How far a split fits is one number, the largest over the saves of the
-rank-sum statistic z (Mann and Whitney): losses on the training pairs against the others. Under a split that
-has nothing to do with the run it is a standard normal variable at each save.
+Scope: four ways in turn. Lists beside the weights; the recorded seed and fraction under every known recipe;
+common seeds and fractions; and recovery from checkpoints that had memorised their training pairs. Every
+candidate answers to the same evidence (``split_evidence``): the numbers that were recorded, and how far its
+training losses lie below the others. Where nothing can tell, that is the answer.
 
-Shape legend: T saves, N operand pairs, K candidate splits.
+Shape legend: T saves, N operand pairs.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
 from torch import Tensor
 
 from grokscope.errors import GrokscopeError
-from grokscope.foreign.facts import FRACTION_NAMES, SEED_NAMES, Facts
-from grokscope.tasks import random_split
+from grokscope.foreign.facts import Facts, Recorded
+from grokscope.foreign.split_choice import CHANCE, LEAST_SHARE, search_recipes
+from grokscope.foreign.split_evidence import CLEAR_Z, Evidence, Judgement, separation
+from grokscope.foreign.split_given import Given, recorded_settings
+from grokscope.foreign.split_lists import PairListLike, read_lists
+from grokscope.foreign.split_outcome import CONVENTION, NoSplit, Split, as_split, in_words
+from grokscope.foreign.split_recipes import COMMON_FRACTIONS
+from grokscope.foreign.split_recovery import (
+    Recovery,
+    guess_count,
+    is_symmetric,
+    memorised_saves,
+    mirror_of,
+    recover,
+)
+from grokscope.tasks import Task
 
-CONVENTION = "the first int(fraction * N) of torch.randperm(N) after manual_seed(seed), on the CPU"
-CLEAR_Z = 8.0
-"""A searched split counts as found from here on: chance reaches it nowhere near the candidates tried."""
+__all__ = ["CLEAR_Z", "CONVENTION", "NoSplit", "Split", "find_split", "recorded_settings", "separation"]
 
-COMMON_FRACTIONS = tuple(round(0.2 + 0.05 * index, 2) for index in range(15))
-COMMON_SEEDS = (*range(10), 42, 598, 999)
-
-
-@dataclass(frozen=True)
-class Split:
-    """The training pairs and how they were found.
-
-    ``separation`` is z at the save where it is largest, ``step`` that save's step.
-    """
-
-    mask: Tensor
-    fraction: float
-    seed: int
-    source: Literal["recorded", "searched"]
-    separation: float
-    step: int
-    evidence: str
-
-    def as_json(self) -> dict[str, Any]:
-        n_train = int(self.mask.sum())
-        return {
-            "source": self.source,
-            "convention": CONVENTION,
-            "train_fraction": self.fraction,
-            "seed": self.seed,
-            "n_train": n_train,
-            "n_test": len(self.mask) - n_train,
-            "separation": self.separation,
-            "evidence": self.evidence,
-        }
-
-
-def separation(losses: Tensor, masks: Tensor) -> np.ndarray:
-    """(T, K) z of the rank sum: positive where the losses (T, N) inside the masks (K, N) are lower."""
-    n = losses.shape[1]
-    inside = masks.to(torch.float64).numpy()
-    size = inside.sum(axis=1)
-    rows = []
-    for values in losses.numpy():
-        ranks = rankdata(values)
-        spread = ranks.std()
-        expected = size * (n + 1) / 2
-        if spread == 0:
-            rows.append(np.zeros(len(inside)))
-            continue
-        # the variance of a sum drawn without replacement
-        deviation = spread * np.sqrt(size * (n - size) / (n - 1))
-        rows.append((expected - inside @ ranks) / deviation)
-    return np.array(rows)
+LEAST_CONFIDENCE = 0.15
 
 
 def find_split(
-    facts: Facts, inside: dict[str, Any], losses: Tensor, right: Tensor, steps: Sequence[int], where: str
-) -> Split:
-    """The split of a run from what was recorded, else from the common conventions.
+    task: Task,
+    losses: Tensor,
+    right: Tensor,
+    steps: Sequence[int],
+    facts: Facts,
+    inside: Mapping[str, Any],
+    recorded: Sequence[Recorded],
+    pairs: Sequence[PairListLike] = (),
+    budget_seconds: float = 20.0,
+    names: Sequence[str] = (),
+) -> Split | NoSplit:
+    """The training split of a run, with the evidence, or why there is none.
 
     Args:
-        facts, inside: what lies beside the weights and in the last file.
+        task: the problem with every pair; its own split is not looked at.
         losses, right: (T, N) loss and correctness of every pair at every save.
-        where: what is being imported, for the message.
+        facts, inside: what lies beside the weights and in the last file.
+        recorded: losses and accuracies that the authors wrote down.
+        pairs: lists of training or test samples found beside the weights.
+        budget_seconds: for the search through recipes.
+        names: file and folder names that may tell a seed or a fraction, beside those of ``facts``.
 
     Raises:
-        GrokscopeError: nothing recorded, or contradicted by the weights, and no common split fits them.
+        GrokscopeError: losses whose shape is not that of the task and the steps.
     """
-    given = recorded_settings(facts, inside)
-    refused = ""
-    if given is not None:
-        seed, fraction, source = given
-        split = _recorded(seed, fraction, source, losses, right, steps)
-        if split is not None:
-            return split
-        refused = f"the recorded seed {seed} and fraction {fraction} do not fit what the weights know, and "
-    found, tried = _search(losses, steps, given[1] if given else None)
+    if losses.ndim != 2 or losses.shape[1] != len(task.inputs):
+        raise GrokscopeError(
+            f"finding the training split: losses have shape {tuple(losses.shape)}, expected (saves, pairs) "
+            f"with the task's {len(task.inputs)} pairs"
+        )
+    evidence = Evidence(losses, right, steps, recorded)
+    if not evidence.steps:
+        return NoSplit("no save has finite losses on all pairs")
+    given = recorded_settings(facts, inside, names)
+    listed = _explicit(task, evidence, pairs)
+    if isinstance(listed, Split) and listed.confidence > 0.5:
+        return _against(listed, given, evidence)
+    exact = evidence.training_pairs()
+    found, searched = search_recipes(task, evidence, given, exact, budget_seconds)
     if found is not None:
-        return found
-    raise GrokscopeError(
-        f"importing {where}: {refused}no training split was found: {tried}; expected the seed and the "
-        f"fraction recorded beside the weights ({SEED_NAMES[-1]} and {FRACTION_NAMES[0]} in a config.json)"
-    )
-
-
-def recorded_settings(facts: Facts, inside: dict[str, Any]) -> tuple[int, float, str] | None:
-    """Seed, training fraction and where they are written, where both are and make sense."""
-    seed, fraction = facts.find(SEED_NAMES, inside), facts.find(FRACTION_NAMES, inside)
-    if seed is None or fraction is None:
-        return None
-    whole = isinstance(seed[0], int) and not isinstance(seed[0], bool) and 0 <= seed[0] < 2**63
-    if not whole or not isinstance(fraction[0], float) or not 0 < fraction[0] < 1:
-        return None
-    return seed[0], fraction[0], f"{seed[1]}, {fraction[1]}"
-
-
-def _recorded(
-    seed: int, fraction: float, source: str, losses: Tensor, right: Tensor, steps: Sequence[int]
-) -> Split | None:
-    """The split as recorded, unless some save knows its training pairs and they are others."""
-    mask = random_split(losses.shape[1], fraction, seed)
-    z = separation(losses, mask[None])[:, 0]
-    best = int(z.argmax())
-    shares = right.to(torch.float64).mean(dim=1)
-    # a save that answers some pairs and not others has something to say about which it saw
-    telling = (shares > 0.5 * fraction) & (shares < 0.95)
-    evidence = (
-        f"recorded ({source}); training losses are the lower ones at step {steps[best]} by z = {z[best]:.1f}"
-    )
-    if z[best] >= CLEAR_Z:
-        return Split(mask, fraction, seed, "recorded", float(z[best]), steps[best], evidence)
-    if bool(telling.any()):
-        return None
-    evidence = f"recorded ({source}); no save can confirm it: largest z = {z[best]:.1f} at step {steps[best]}"
-    return Split(mask, fraction, seed, "recorded", float(z[best]), steps[best], evidence)
-
-
-def _search(losses: Tensor, steps: Sequence[int], fraction: float | None) -> tuple[Split | None, str]:
-    total = losses.shape[1]
-    fractions: list[float] = sorted({*COMMON_FRACTIONS, *([fraction] if fraction else [])})
-    fractions = [f for f in fractions if 0 < int(f * total) < total]
-    candidates = [(seed, f) for seed in COMMON_SEEDS for f in fractions]
-    masks = torch.stack([random_split(total, f, seed) for seed, f in candidates])
-    z = separation(losses, masks)
-    largest = z.max(axis=0)
-    winner = int(largest.argmax())
-    seed, f = candidates[winner]
-    others = [value for (s, _), value in zip(candidates, largest, strict=True) if s != seed]
-    rival, save = max(others), int(z[:, winner].argmax())
+        return _noted(_against(found, given, evidence), listed)
     tried = (
-        f"tried {CONVENTION}, with fractions {fractions[0]} to {fractions[-1]} and the seeds 0 to 9, 42, 598 "
-        f"and 999, of which the best separates training losses from the rest by z = {largest[winner]:.1f} "
-        f"(at least {CLEAR_Z:.0f} expected, {_chance(len(candidates) * len(steps)):.1f} is chance)"
+        f"{searched.tried} candidates under {searched.seeds} seeds were tried"
+        f"{'' if searched.finished else ' in the time allowed'}, none of which fits"
     )
-    if largest[winner] < CLEAR_Z:
-        return None, tried
-    evidence = (
-        f"searched: of {len(candidates)} common splits, seed {seed} with fraction {f} separates training "
-        f"losses from the rest by z = {largest[winner]:.1f} at step {steps[save]}; the best under another "
-        f"seed reaches {rival:.1f}"
-    )
-    return Split(masks[winner], f, seed, "searched", float(z[save, winner]), steps[save], evidence), tried
+    recovered = _recover(task, evidence, given, exact)
+    if isinstance(recovered, Split):
+        recovered = replace(recovered, evidence=f"{recovered.evidence}; {tried}")
+        return _noted(_against(recovered, given, evidence), listed)
+    if isinstance(listed, Split):
+        return listed
+    unconfirmed = _unconfirmed(evidence, given)
+    if unconfirmed is not None:
+        return unconfirmed
+    remarks = [listed] if listed else []
+    remarks += [f"the recorded seed {given.seeds[0][0]} fits under no known recipe"] if given.seeds else []
+    return NoSplit("; ".join([recovered, *remarks, tried]))
 
 
-def _chance(draws: int) -> float:
-    """About the largest of that many standard normal variables."""
-    return math.sqrt(2 * math.log(max(draws, 2)))
+def _explicit(task: Task, evidence: Evidence, pairs: Sequence[PairListLike]) -> Split | str:
+    """The split that lists beside the weights tell, or why they tell none ("" without lists)."""
+    readings, problems = read_lists(task, pairs)
+    if not readings:
+        return "; ".join(problems)
+    judged = [evidence.judge(one.mask) for one in readings]
+    best = max(range(len(readings)), key=lambda k: (not judged[k].refuted, *_better(judged[k]), -k))
+    if judged[best].strength - judged[0].strength < 1 and not judged[0].refuted:
+        best = 0
+    listed, found = readings[best], judged[best]
+    said, sure, contradiction = in_words(evidence, found), 0.9, ""
+    if found.strength >= CHANCE and not found.refuted:
+        sure = 0.99
+    elif found.refuted or _should_separate(evidence, int(listed.mask.sum()), found.z):
+        sure, contradiction = 0.4, f"the lists {listed.sources} do not fit what the weights know"
+    else:
+        said = f"nothing can confirm it: {said}"
+    split = as_split(
+        evidence, listed.mask, found, "explicit", f"{listed.sources}, {listed.words}", f"listed; {said}", sure
+    )
+    return replace(split, contradiction=contradiction)
+
+
+def _better(judged: Judgement) -> tuple[float, float]:
+    """For ``max``: the smaller error of recorded losses where there are any, then the larger separation."""
+    return (-round(judged.error, 9) if judged.error is not None else 0.0, judged.z)
+
+
+def _should_separate(evidence: Evidence, size: int, z: float) -> bool:
+    """Whether some save knows its training pairs, though this split does not show it."""
+    fraction = size / evidence.n
+    return bool(memorised_saves(evidence, fraction)) and z < min(
+        CLEAR_Z, LEAST_SHARE * evidence.best_separation(size)
+    )
+
+
+def _recover(task: Task, evidence: Evidence, given: Given, exact: tuple[int, str] | None) -> Split | str:
+    """The split that memorised saves show, or why they show none."""
+    n = evidence.n
+    sizes = [(exact[0], exact[1], 1.0)] if exact else []
+    sizes += [
+        (count, f"{fraction:.4g} of the pairs by {where}", 1.0)
+        for fraction, where in given.fractions
+        for count in dict.fromkeys((int(fraction * n), round(fraction * n)))
+        if 0 < count < n
+    ]
+    mirror = mirror_of(task)
+    saves = memorised_saves(evidence, sizes[0][0] / n if sizes else None)
+    if saves and is_symmetric(evidence, saves, mirror):
+        return (
+            "the network answers (a, b) and (b, a) alike, so that no loss can tell a pair that was trained "
+            "on from its mirror image"
+        )
+    attempts = _attempts(task, evidence, mirror, sizes[:4])
+    if all(sure < 0.5 for *_, sure in attempts):
+        attempts += _attempts(task, evidence, mirror, _guessed(evidence, mirror))
+    if not attempts:
+        return _no_memory(evidence, sizes[0][0] / n if sizes else None)
+    found, judged, about, sure = min(
+        attempts, key=lambda one: (one[1].refuted, round(one[1].error or 0.0, 6), -round(one[3], 2))
+    )
+    said = _recovered_words(evidence, found, judged, about)
+    if sure < LEAST_CONFIDENCE:
+        return f"recovery from memorised saves is too unsure (confidence {sure:.2f}): {said}"
+    recipe = "recovered from the losses of memorised saves"
+    split = as_split(evidence, found.mask, judged, "recovered", recipe, f"recovered: {said}", sure)
+    return replace(split, fraction=_plain_fraction(found.n_train, n, given))
+
+
+def _attempts(
+    task: Task, evidence: Evidence, mirror: np.ndarray, sizes: Sequence[tuple[int, str, float]]
+) -> list[tuple[Recovery, Judgement, str, float]]:
+    """A recovery for each number of training pairs, with how sure it is."""
+    made: list[tuple[Recovery, Judgement, str, float]] = []
+    for count, about, weight in sizes:
+        saves = memorised_saves(evidence, count / evidence.n)
+        if saves:
+            found = recover(evidence, saves, mirror, count, task)
+            judged = evidence.judge(found.mask)
+            sure = found.confidence() * weight * (0.3 if judged.refuted else 1.0)
+            made.append((found, judged, about, sure))
+    return made
+
+
+def _guessed(evidence: Evidence, mirror: np.ndarray) -> list[tuple[int, str, float]]:
+    """How many pairs were trained on by the losses alone, which is said and believed less."""
+    n, saves = evidence.n, memorised_saves(evidence, None)
+    count = guess_count(evidence, saves, mirror) if saves else None
+    if count is None:
+        return []
+    near = {int(fraction * n): fraction for fraction in COMMON_FRACTIONS}
+    nearest = min(near, key=lambda size: abs(size - count))
+    if abs(nearest - count) <= max(2, 0.004 * n):
+        return [(nearest, f"int({near[nearest]:.4g} · N), near what the losses suggest", 0.8)]
+    return [(count, "as many as the losses suggest", 0.7)]
+
+
+def _plain_fraction(count: int, n: int, given: Given) -> float:
+    """The written or common fraction of which ``count`` pairs are the whole number, else their share."""
+    for fraction in (*(fraction for fraction, _ in given.fractions), *COMMON_FRACTIONS):
+        if count in (int(fraction * n), round(fraction * n)):
+            return fraction
+    return count / n
+
+
+def _recovered_words(evidence: Evidence, found: Recovery, judged: Judgement, about: str) -> str:
+    steps = ", ".join(str(evidence.steps[save]) for save in found.saves)
+    said = [
+        f"{found.n_train} training pairs ({about}) from the losses at steps {steps}",
+        f"{found.expected_wrong:.2g} pairs expected wrong",
+    ]
+    if found.unstable is not None:
+        said.append(f"{found.unstable} change without one of the saves")
+    if found.margin is not None:
+        said.append(f"the worst loss over the saves has a gap of a factor {found.margin:.3g} at the boundary")
+    else:
+        said.append(f"the ranking by worst loss alone differs in {found.moved}")
+    if found.odd:
+        said.append(f"no random draw: {found.odd}")
+    return ", ".join([*said, in_words(evidence, judged)])
+
+
+def _no_memory(evidence: Evidence, fraction: float | None) -> str:
+    low, high = float(evidence.accuracy.min()), float(evidence.accuracy.max())
+    saves = f"{len(evidence.steps)} saves answer {low:.1%} to {high:.1%} of all pairs"
+    if len(evidence.steps) == 1:
+        saves = f"the only save answers {high:.1%} of all pairs"
+    if fraction is None:
+        return f"no fraction was recorded and no save has memorised a part of the pairs: {saves}"
+    return f"no save has memorised its training pairs ({fraction:.1%} of all) and no more: {saves}"
+
+
+def _unconfirmed(evidence: Evidence, given: Given) -> Split | None:
+    """The recorded seed and fraction under the usual recipe, where no save and no number can tell."""
+    if not given.seeds or not given.fractions:
+        return None
+    (seed, seed_source), (fraction, fraction_source) = given.seeds[0], given.fractions[0]
+    size = int(fraction * evidence.n)
+    if not 0 < size < evidence.n:
+        return None
+    mask = np.zeros(evidence.n, dtype=bool)
+    order = torch.randperm(evidence.n, generator=torch.Generator().manual_seed(seed)).numpy()
+    mask[order[:size]] = True
+    judged = evidence.judge(mask)
+    shares = evidence.accuracy
+    telling = bool(((shares > 0.5 * fraction) & (shares < 0.95)).any()) or judged.misfit is not None
+    if telling:
+        return None
+    said = (
+        f"recorded ({seed_source}, {fraction_source}) and drawn as most published code does; no save can "
+        f"confirm it: largest z = {judged.z:.1f} at step {evidence.steps[judged.save]}"
+    )
+    split = as_split(evidence, mask, judged, "recorded", CONVENTION, said, 0.3)
+    return replace(split, seed=seed, fraction=fraction)
+
+
+def _against(split: Split, given: Given, evidence: Evidence) -> Split:
+    """The split with what was recorded otherwise."""
+    said = [split.contradiction] if split.contradiction else []
+    size, n = int(split.mask.sum()), evidence.n
+    sizes = {rule(fraction * n) for fraction, _ in given.fractions for rule in (int, round, math.ceil)}
+    if given.fractions and split.fraction not in dict(given.fractions) and size not in sizes:
+        fraction, where = given.fractions[0]
+        said.append(f"the recorded fraction {fraction:.4g} ({where}) is not that of {size} of {n} pairs")
+    if given.seeds and split.source in ("searched", "recovered"):
+        seed, where = given.seeds[0]
+        said.append(f"the recorded seed {seed} ({where}) gives other pairs under every known recipe")
+    return replace(split, contradiction="; ".join(said))
+
+
+def _noted(split: Split, listed: Split | str) -> Split:
+    """The split with what is wrong with the lists beside it."""
+    about = listed.contradiction if isinstance(listed, Split) else listed
+    return replace(split, contradiction="; ".join(part for part in (split.contradiction, about) if part))
