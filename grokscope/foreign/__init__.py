@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from grokscope.foreign.card import Card, builtin_cards, read_card
+from grokscope.foreign.catalog import CatalogEntry, import_from_catalog, read_catalog
 from grokscope.foreign.containers import ForeignRun, Skipped, Snapshot, gather
-from grokscope.foreign.dialects import DIALECTS, Dialect, Recognised, Unrecognised, recognise
+from grokscope.foreign.curves import Curve
+from grokscope.foreign.facts import Facts, Recorded, recorded_curves, recorded_norms, recorded_numbers
 from grokscope.foreign.importer import (
     ImportedRun,
     ImportResult,
@@ -11,30 +14,45 @@ from grokscope.foreign.importer import (
     import_paths,
     inspect_path,
 )
+from grokscope.foreign.pairs import PairList, recorded_pairs
 from grokscope.foreign.proof import Comparison
 from grokscope.foreign.safe_read import SUFFIXES, read_weights
-from grokscope.foreign.split import Split, find_split
+from grokscope.foreign.split import NoSplit, Split, find_split
+from grokscope.foreign.understand import Reading, Understood, understand
 from grokscope.foreign.words import describe
 
 __all__ = [
-    "DIALECTS",
     "SUFFIXES",
+    "Card",
+    "CatalogEntry",
     "Comparison",
-    "Dialect",
+    "Curve",
+    "Facts",
     "ForeignRun",
     "ImportResult",
     "ImportedRun",
-    "Recognised",
+    "NoSplit",
+    "PairList",
+    "Reading",
+    "Recorded",
     "Skipped",
     "Snapshot",
     "Split",
-    "Unrecognised",
+    "Understood",
+    "builtin_cards",
     "describe",
     "find_split",
     "gather",
+    "import_from_catalog",
     "import_or_reuse",
     "import_paths",
     "inspect_path",
+    "read_card",
+    "read_catalog",
     "read_weights",
-    "recognise",
+    "recorded_curves",
+    "recorded_norms",
+    "recorded_numbers",
+    "recorded_pairs",
+    "understand",
 ]

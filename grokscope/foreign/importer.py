@@ -16,32 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from grokscope.errors import GrokscopeError
-from grokscope.foreign.audit import Finding, audit, audit_proof
 from grokscope.foreign.containers import ForeignRun, Skipped, gather
-from grokscope.foreign.dialects import Recognised, Unrecognised, recognise
-from grokscope.foreign.facts import (
-    ACTIVATION_NAMES,
-    DECAY_NAMES,
-    LEARNING_RATE_NAMES,
-    OPERATION_NAMES,
-    recorded_numbers,
-)
-from grokscope.foreign.hypotheses import (
-    ACTIVATIONS,
-    Hypothesis,
-    find_activation,
-    find_operation,
-    operation_task,
-    pair_outcomes,
-)
-from grokscope.foreign.proof import Comparison, measured, prove, recorded_optimiser, typical_error
-from grokscope.foreign.split import Split, find_split
-from grokscope.models import Params, Transformer, as_float64
-from grokscope.models.anatomy import Activation
-from grokscope.tasks import ModularSettings, Task, modular_task, pack_mask
+from grokscope.foreign.facts import DECAY_NAMES, LEARNING_RATE_NAMES
+from grokscope.foreign.split import Split
+from grokscope.foreign.understand import Reading, Understood, understand
+from grokscope.tasks import pack_mask
 from grokscope.trajectory import (
     MANIFEST_NAME,
     TrajectoryWriter,
@@ -51,61 +32,108 @@ from grokscope.trajectory import (
 )
 
 RUNS_FOLDER = "checkpoints"
+_SAY_NOTHING = {
+    "checkpoint", "checkpoints", "ckpt", "ckpts", "default", "full", "latest", "logs", "model", "models", "out",
+    "output", "outputs", "result", "results", "run", "runs", "save", "saved", "saved_models", "saved_runs",
+    "saves", "tmp", "weights",
+}  # fmt: skip
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=,@-]{0,199}")
 
 
 @dataclass(frozen=True)
 class ImportedRun:
-    """One run as understood: the function, the split, the proof, the audit; and where it was stored.
-
-    Attributes:
-        steps, saves: the weights under our names, in the dtype they came in.
-        task: with the run's own split.
-        path: the run's directory, ``None`` where it was only inspected.
-    """
+    """One run as understood, its name, and where it was stored (``None`` where it was only inspected)."""
 
     name: str
-    source: ForeignRun
-    recognised: Recognised
-    model: Transformer
-    operation: str
-    hypotheses: tuple[Hypothesis, ...]
-    task: Task
-    split: Split
-    steps: tuple[int, ...]
-    saves: tuple[Params, ...]
-    proof: tuple[Comparison, ...]
-    audit: tuple[Finding, ...]
+    found: Understood
     path: Path | None = None
 
     def card(self) -> dict[str, Any]:
-        """What was recognised, JSON-ready."""
-        found, settings = self.recognised, self.model.settings
-        dtypes = sorted({str(value.dtype).removeprefix("torch.") for value in self.saves[0].values()})
+        """What was recognised, in plain data."""
+        found, function, source = self.found, self.found.function, self.found.source
+        dtypes = sorted({str(v.dtype).removeprefix("torch.") for v in source.snapshots[-1].tensors.values()})
+        shape: dict[str, Any] = {
+            "title": "weights whose function is not known",
+            "dialect": None,
+            "operation": None,
+            "p": None,
+            "proved": found.proved,
+        }
+        if function is not None:
+            shape |= {
+                "title": function.space.title,
+                "dialect": function.space.dialect,
+                "operation": function.operation,
+                "p": function.p,
+                "answers": function.answers,
+                "known": [*function.space.known, *source.notes],
+                "guessed": [
+                    f"{one.about}: {one.value}"
+                    for one in function.hypotheses
+                    if one.basis in ("ambiguous", "assumed")
+                ],
+                "search": _search_json(found),
+                "declared": declared_card(found),
+            }
+        else:
+            shape["known"] = list(source.notes)
+        if found.why:
+            shape["no_function"] = found.why
         return {
-            "dialect": found.dialect.name,
-            "title": found.dialect.title,
-            "operation": self.operation,
-            "p": found.p,
-            "model": settings_dict(settings),
-            "steps": [int(step) for step in self.steps],
-            "step_from": self.source.snapshots[-1].step_from,
+            **shape,
+            "family": found.model.family,
+            "steps": list(found.steps),
+            "step_from": source.snapshots[-1].step_from,
             "dtype": dtypes,
-            "known": [*found.known, *self.source.notes],
-            "guessed": list(found.guessed),
             "ignored": dict(found.ignored),
         }
 
     def as_json(self) -> dict[str, Any]:
         """The run in the shape that ``import`` and ``inspect`` print."""
+        function, split = self.found.function, self.found.split
         return {
             "name": self.name,
             "recognised": self.card(),
-            "hypotheses": [one.as_json() for one in self.hypotheses],
-            "proof": [one.as_json() for one in self.proof],
-            "split": self.split.as_json(),
-            "audit": [dict(one) for one in self.audit],
+            "hypotheses": [] if function is None else [one.as_json() for one in function.hypotheses],
+            "proof": [one.as_json() for one in self.found.proof],
+            "split": {"source": "not known", "why": self.found.why} if split is None else split.as_json(),
+            "audit": [dict(one) for one in self.found.audit],
         }
+
+
+def declared_card(found: Understood) -> dict[str, Any]:
+    """The card that would import this run again without any search: what ``--card`` takes, as plain data."""
+    function = found.function
+    if function is None:
+        return {}
+    settings = settings_dict(function.task_settings)
+    task = {name: settings[key] for name, key in (("operation", "op"), ("p", "p")) if key in settings}
+    if "group" in settings:
+        task = {"operation": "group", "group": settings["group"], "p": function.p}
+    return {"title": function.space.title, **function.space.declare(function.assignment), "task": task}
+
+
+def _search_json(found: Understood) -> dict[str, Any] | None:
+    searched = found.function.searched if found.function else None
+    if searched is None:
+        return None
+    trials = [
+        {
+            "hypothesis": {name: str(value) for name, value in trial.assignment.items()},
+            "operation": trial.operation,
+            "accuracy": trial.accuracy,
+            "loss": trial.loss,
+            "nats": trial.nats,
+        }
+        for trial in searched.finalists()[:4]
+    ]
+    return {
+        "tried": len(searched.trials),
+        "of": searched.size,
+        "seconds": round(searched.seconds, 2),
+        "budget": {"hypotheses": searched.budget.hypotheses, "seconds": searched.budget.seconds},
+        "best": trials,
+    }
 
 
 @dataclass(frozen=True)
@@ -123,42 +151,52 @@ class ImportResult:
         }
 
 
-def import_paths(paths: Sequence[Path], workspace: Path, name: str | None = None) -> ImportResult:
+def import_paths(
+    paths: Sequence[Path], workspace: Path, name: str | None = None, how: Reading | None = None
+) -> ImportResult:
     """Read the runs in ``paths`` and store each as ``workspace/checkpoints/<name>/``.
 
     ``name`` is by default that of the folder, or of the file where the file has a name of its own; several
-    runs from one import are ``<name>.<stem>``. Nothing is stored unless everything recognised can be.
+    runs from one import are ``<name>.<stem>``. Nothing is stored unless everything recognised can be. ``how``
+    holds a card or a function of the user's own.
 
     Raises:
-        GrokscopeError: nothing to read, nothing recognised, no training split found, a name that exists
-            or cannot be a folder, or a disk that cannot be written.
+        GrokscopeError: nothing to read, a card that does not fit, a name that exists or cannot be a folder,
+            or a disk that cannot be written.
     """
     if name is not None and not _NAME.fullmatch(name):
         raise GrokscopeError(
             f"importing: --name was {name!r}, expected letters, digits and . _ - + = , @, beginning with a "
             "letter or digit"
         )
-    result = _understand(paths, name)
+    result = _understand(paths, name, how)
     if not result.runs:
         first = result.skipped[0]
         more = f" (and {len(result.skipped) - 1} more)" if len(result.skipped) > 1 else ""
         raise GrokscopeError(_about(first.path, first.why) + more)
+    return store_runs(result.runs, result.skipped, workspace, Path(paths[0]))
+
+
+def store_runs(
+    runs: Sequence[ImportedRun], skipped: Sequence[Skipped], workspace: Path, given: Path
+) -> ImportResult:
+    """Store understood runs under their names in a workspace: all of them, or none where a name is taken."""
     home = workspace / RUNS_FOLDER
-    for run in result.runs:
+    for run in runs:
         if (home / run.name).exists():
             raise GrokscopeError(
-                f"importing {paths[0]}: {home / run.name} exists, expected a new name; choose one with --name"
+                f"importing {given}: {home / run.name} exists, expected a new name; choose one with --name"
             )
-    return ImportResult(tuple(_store(run, home) for run in result.runs), result.skipped)
+    return ImportResult(tuple(_store(run, home) for run in runs), tuple(skipped))
 
 
-def import_or_reuse(path: Path, workspace: Path) -> Path:
+def import_or_reuse(path: Path, workspace: Path, how: Reading | None = None) -> Path:
     """The directory of the one run in ``path``, imported now or already there from the same files.
 
     Raises:
         GrokscopeError: as :func:`import_paths`; or several runs in ``path``, of which one must be chosen.
     """
-    result = _understand([path], None)
+    result = _understand([path], None, how)
     if len(result.runs) > 1:
         names = ", ".join(run.name for run in result.runs)
         raise GrokscopeError(
@@ -169,52 +207,66 @@ def import_or_reuse(path: Path, workspace: Path) -> Path:
         target = workspace / RUNS_FOLDER / run.name
         if (target / MANIFEST_NAME).is_file():
             stored = read_manifest(target).get("provenance", {}).get("sources", {})
-            if set(stored.values()) == set(_sources(run.source).values()):
+            if set(stored.values()) == set(_sources(run.found.source).values()):
                 return target
-    stored_as = import_paths([path], workspace).runs[0].path
+    stored_as = import_paths([path], workspace, how=how).runs[0].path
     assert stored_as is not None
     return stored_as
 
 
-def inspect_path(path: Path) -> dict[str, Any]:
+def inspect_path(path: Path, how: Reading | None = None) -> dict[str, Any]:
     """What a foreign file or folder holds, in the shape of :meth:`ImportResult.as_json`; nothing is stored.
-
-    A file that reads but is no known dialect is answered under ``skipped``.
 
     Raises:
         GrokscopeError: a missing path, a folder without weights, or a single file that cannot be read.
     """
-    return _understand([path], None).as_json()
+    return _understand([path], None, how).as_json()
 
 
 def _about(path: Path, why: str) -> str:
     return why if str(path) in why else f"importing {path}: {why}"
 
 
-def _understand(paths: Sequence[Path], name: str | None) -> ImportResult:
-    """Every run that can be rebuilt, named, and what was skipped."""
+def _understand(paths: Sequence[Path], name: str | None, how: Reading | None) -> ImportResult:
+    """Every run that can be read, named, and what was skipped."""
     sources, skipped = gather([Path(path) for path in paths])
-    understood: list[ImportedRun] = []
+    found: list[ImportedRun] = []
+    reading = how or Reading()
     for source in sources:
-        found = recognise(source.snapshots[-1].tensors)
-        where = source.snapshots[-1].path
-        if isinstance(found, Unrecognised):
-            skipped.append(Skipped(where, found.why))
-            continue
+        folder = source.snapshots[-1].path.parent
+        near = [(str(one.path), one.why) for one in skipped if one.path.is_relative_to(folder)]
         try:
-            understood.append(_rebuilt(source, found))
+            found.append(ImportedRun("", understand(source, reading, near, str(paths[0]))))
         except GrokscopeError as error:
-            skipped.append(Skipped(where, str(error)))
-    return ImportResult(tuple(_named(understood, Path(paths[0]), name)), tuple(skipped))
+            if reading.card is not None or reading.function is not None:
+                raise
+            skipped.append(Skipped(source.snapshots[-1].path, str(error)))
+    return ImportResult(tuple(_named(found, Path(paths[0]), name)), tuple(skipped))
 
 
 def _named(runs: list[ImportedRun], first: Path, name: str | None) -> list[ImportedRun]:
     if len(runs) == 1:
-        return [replace(runs[0], name=name or _safe(runs[0].source.stem))]
+        return [replace(runs[0], name=name or _safe(_telling_name(runs[0])))]
     folder = first if first.is_dir() else first.parent
-    base, taken, named = name or _safe(folder.resolve().name), set(), []
+    stems = [replace(run, name=run.found.source.stem) for run in runs]
+    return name_runs(stems, name or _safe(folder.resolve().name))
+
+
+def _telling_name(run: ImportedRun) -> str:
+    """The name of the run, or that of the nearest folder above it whose name says more than "runs" does."""
+    stem = run.found.source.stem
+    folders = [path.name for path in run.found.source.snapshots[-1].path.resolve().parents]
+    return next((one for one in (stem, *folders) if one and one.lower() not in _SAY_NOTHING), stem)
+
+
+def name_runs(runs: Sequence[ImportedRun], base: str) -> list[ImportedRun]:
+    """Runs called ``<base>.<their name>``, no two alike; a single one is called ``base``."""
+    if len(runs) == 1:
+        return [replace(runs[0], name=base)]
+    taken: set[str] = set()
+    named = []
     for run in runs:
-        stem = wanted = _safe(run.source.stem)
+        stem = wanted = _safe(run.name)
         count = 1
         while wanted in taken:
             count += 1
@@ -230,63 +282,14 @@ def _safe(text: str) -> str:
     return cleaned or "import"
 
 
-def _rebuilt(source: ForeignRun, found: Recognised) -> ImportedRun:
-    """The function, the split and the proof of one recognised run."""
-    last, facts = source.snapshots[-1], source.facts
-    inside = dict(last.scalars)
-    steps = tuple(one.step for one in source.snapshots)
-    saves = tuple(found.translate(one.tensors) for one in source.snapshots)
-    named = facts.find(OPERATION_NAMES, inside)
-    operation, about_operation = find_operation(found.settings, found.p, saves, named)
-    bare = operation_task(operation, found.p)
-    outcomes: dict[Activation, tuple[Transformer, Tensor, Tensor]] = {}
-    for activation in ACTIVATIONS:
-        settings = replace(found.settings, activation=activation)
-        model = Transformer(settings, found.p, found.p)
-        each = [pair_outcomes(model, as_float64(params), bare) for params in saves]
-        losses, right = torch.stack([one for one, _ in each]), torch.stack([one for _, one in each])
-        outcomes[activation] = model, losses, right
-    # which pairs were trained on shows under either activation
-    _, losses, right = outcomes["relu"]
-    split = find_split(facts, inside, losses, right, steps, str(last.path))
-    task = modular_task(
-        ModularSettings(op=operation, p=found.p, train_fraction=split.fraction, split_seed=split.seed), 0
-    ).with_split(split.mask)
-    numbers = recorded_numbers(facts, {one.step: one.scalars for one in source.snapshots})
-    errors: dict[Activation, float | None] = {
-        name: typical_error(numbers, measured(task, losses, right), steps)
-        for name, (_, losses, right) in outcomes.items()
-    }
-    activation, about_activation = find_activation(facts.find(ACTIVATION_NAMES, inside), errors)
-    model, losses, right = outcomes[activation]
-    optimiser = recorded_optimiser(facts, inside)
-    proof = prove(numbers, measured(task, losses, right), steps, model, saves, task, optimiser)
-    unsaid = "the weights do not say"
-    conventions = tuple(Hypothesis("convention", one, "assumed", unsaid) for one in found.guessed)
-    return ImportedRun(
-        name="",
-        source=source,
-        recognised=found,
-        model=model,
-        operation=operation,
-        hypotheses=(*about_operation, about_activation, *conventions),
-        task=task,
-        split=split,
-        steps=steps,
-        saves=saves,
-        proof=tuple(proof),
-        audit=tuple(audit(task, steps, right, found.ignored, saves[-1]) + audit_proof(proof)),
-    )
-
-
 def _store(run: ImportedRun, home: Path) -> ImportedRun:
     """Write a run's directory whole: under a temporary name, then into place."""
     target, partial = home / run.name, home / f".{run.name}.partial-{os.getpid()}"
     try:
         partial.mkdir(parents=True)
-        shapes = {name: (tuple(v.shape), v.numpy().dtype) for name, v in run.saves[0].items()}
+        shapes = {name: (tuple(v.shape), v.numpy().dtype) for name, v in run.found.saves[0].items()}
         with TrajectoryWriter(partial / "trajectory.h5", shapes, scalars=[]) as writer:
-            for step, params in zip(run.steps, run.saves, strict=True):
+            for step, params in zip(run.found.steps, run.found.saves, strict=True):
                 writer.save(step, {name: value.numpy() for name, value in params.items()})
         write_manifest(partial, _manifest(run))
         partial.rename(target)
@@ -299,32 +302,39 @@ def _store(run: ImportedRun, home: Path) -> ImportedRun:
 
 
 def _manifest(run: ImportedRun) -> dict[str, Any]:
-    task = {
-        "name": "modular",
-        "op": run.operation,
-        "p": run.recognised.p,
-        "train_fraction": run.split.fraction,
-        "split_seed": run.split.seed,
-    }
-    printed = run.as_json()
-    return {
+    found, printed = run.found, run.as_json()
+    function, split = found.function, found.split
+    task: dict[str, Any] = {"name": "unknown"}
+    seed = 0
+    if function is not None:
+        task = settings_dict(function.task_settings)
+        if isinstance(split, Split):
+            task["train_fraction"] = split.fraction
+            if split.seed is not None:
+                seed = task["split_seed"] = split.seed
+    manifest: dict[str, Any] = {
         "name": run.name,
         "kind": "imported",
         "config": {
-            "seed": run.split.seed,
+            "seed": seed,
             "task": task,
-            "model": settings_dict(run.model.settings),
-            **_recorded_training(run),
+            "model": settings_dict(found.model.settings),  # pyright: ignore[reportAttributeAccessIssue]
+            **_recorded_training(found.source),
         },
-        "split": pack_mask(run.split.mask),
-        "card": {
-            **printed["recognised"],
-            "hypotheses": printed["hypotheses"],
-            "split": printed["split"],
-        },
+    }
+    if isinstance(split, Split):
+        manifest["split"] = pack_mask(split.mask)
+    elif split is not None:
+        manifest["no_split"] = split.why
+    if function is not None and found.why:
+        manifest["no_function"] = found.why
+    if found.user_function is not None:
+        manifest["function"] = {"name": found.user_function.name, "sha256": found.user_function.sha256}
+    return manifest | {
+        "card": {**printed["recognised"], "hypotheses": printed["hypotheses"], "split": printed["split"]},
         "proof": printed["proof"],
         "audit": printed["audit"],
-        "recorded": run.source.facts.kept(),
+        "recorded": found.source.facts.kept(dict(found.source.snapshots[-1].scalars)),
         "provenance": {
             "grokscope": _version("grokscope"),
             "python": platform.python_version(),
@@ -333,14 +343,14 @@ def _manifest(run: ImportedRun) -> dict[str, Any]:
             "h5py": _version("h5py"),
             "command": ["grokscope", *sys.argv[1:]],
             "imported": datetime.now(UTC).isoformat(timespec="seconds"),
-            "sources": _sources(run.source),
+            "sources": _sources(found.source),
         },
     }
 
 
-def _recorded_training(run: ImportedRun) -> dict[str, dict[str, float]]:
+def _recorded_training(source: ForeignRun) -> dict[str, dict[str, float]]:
     """The optimiser settings recorded beside the weights, under our names; nothing is assumed."""
-    facts, inside = run.source.facts, dict(run.source.snapshots[-1].scalars)
+    facts, inside = source.facts, dict(source.snapshots[-1].scalars)
     found = {"lr": facts.find(LEARNING_RATE_NAMES, inside), "weight_decay": facts.find(DECAY_NAMES, inside)}
     settings = {
         name: float(fact[0])
@@ -352,9 +362,8 @@ def _recorded_training(run: ImportedRun) -> dict[str, dict[str, float]]:
 
 def _sources(source: ForeignRun) -> Mapping[str, str]:
     """sha256 of every file that the run was read from, and its full path."""
-    files = [one.path for one in source.snapshots]
-    folder = files[0].parent
-    files += [folder / name for name in (*source.facts.documents, *source.facts.tables)]
+    files = list(dict.fromkeys(one.path for one in source.snapshots))
+    files += [path for path in source.facts.paths.values() if path.is_file()]
     return {str(file.resolve()): _sha256(file) for file in files}
 
 
