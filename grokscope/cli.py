@@ -61,6 +61,12 @@ workspace_option = click.option(
 )
 json_option = click.option("--json", "json_out", metavar="FILE", help="Write JSON to FILE, or - for stdout.")
 suite_option = click.option("--suite", default="default", metavar="NAME|FILE", help="Which probes run.")
+model_option = click.option(
+    "--model",
+    "model_spec",
+    metavar="FILE:FUNCTION",
+    help="A forward of your own, function(params, inputs) -> logits; its code runs.",
+)
 plugin_option = click.option(
     "--plugin", "plugins", multiple=True, metavar="FILE", help="A Python file of probes; its code runs."
 )
@@ -120,17 +126,39 @@ def train(
     click.echo(f"run     {directory}")
 
 
+card_option = click.option("--card", metavar="FILE", help="A TOML card that declares the layout.")
+
+
 @cli.command("import")
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--name", metavar="NAME", help="Name of the imported run. Default: from the path.")
+@card_option
+@click.option("--catalog", metavar="NAME", help="A card of the catalogue, whose hashes are checked.")
+@model_option
 @json_option
 @workspace_option
-def import_(paths: tuple[Path, ...], name: str | None, json_out: str | None, workspace: Path) -> None:
+def import_(
+    paths: tuple[Path, ...],
+    name: str | None,
+    card: str | None,
+    catalog: str | None,
+    model_spec: str | None,
+    json_out: str | None,
+    workspace: Path,
+) -> None:
     """Read weights that others published, rebuild the function, prove it, and keep it as a run."""
-    from grokscope.foreign import describe, import_paths
+    from grokscope.foreign import describe, import_from_catalog, import_paths
 
     settle_process()
-    result = import_paths(paths, workspace, checked_name(name) if name else None)
+    if sum(given is not None for given in (card, catalog, model_spec)) > 1:
+        raise GrokscopeError(
+            "importing: of --card, --catalog and --model several were given, expected at most one"
+        )
+    checked = checked_name(name) if name else None
+    if catalog is not None:
+        result = import_from_catalog(catalog, paths, workspace, checked)
+    else:
+        result = import_paths(paths, workspace, checked, _reading(card, model_spec))
     say = _sayer(json_out)
     if json_out is not None:
         _write_json(json_out, result.as_json())
@@ -141,10 +169,29 @@ def import_(paths: tuple[Path, ...], name: str | None, json_out: str | None, wor
 
 
 @cli.command()
-@click.argument("path")
 @json_option
 @workspace_option
-def inspect(path: str, json_out: str | None, workspace: Path) -> None:
+def catalog(json_out: str | None, workspace: Path) -> None:
+    """List the public checkpoints that there are cards for."""
+    from grokscope.foreign.catalog import catalog_lines, read_catalog
+
+    entries = read_catalog(workspace)
+    if json_out is not None:
+        _write_json(json_out, {"catalog": [entry.as_json() for entry in entries]})
+    say = _sayer(json_out)
+    for line in catalog_lines(entries):
+        say(line)
+
+
+@cli.command()
+@click.argument("path")
+@card_option
+@model_option
+@json_option
+@workspace_option
+def inspect(
+    path: str, card: str | None, model_spec: str | None, json_out: str | None, workspace: Path
+) -> None:
     """Say what a run or a file of weights holds."""
     from grokscope.foreign import describe, inspect_path
     from grokscope.runs import describe_run, open_run
@@ -152,9 +199,9 @@ def inspect(path: str, json_out: str | None, workspace: Path) -> None:
     settle_process()
     directory = run_directory(path, workspace)
     if directory is None:
-        shape = inspect_path(existing(path, workspace))
+        shape = inspect_path(existing(path, workspace), _reading(card, model_spec))
     else:
-        shape = describe_run(open_run(directory))
+        shape = describe_run(open_run(directory, _function(model_spec)))
     if json_out is not None:
         _write_json(json_out, shape)
     say = _sayer(json_out)
@@ -167,6 +214,7 @@ def inspect(path: str, json_out: str | None, workspace: Path) -> None:
 @suite_option
 @click.option("--only", metavar="A,B", help="Run just these probes.")
 @plugin_option
+@model_option
 @click.option("--steps", metavar="A:B:K", help="Saves to look at, both ends included.")
 @json_option
 @click.option("--csv", "csv_out", metavar="DIR", help="Write CSV tables to DIR, or one table to stdout (-).")
@@ -176,6 +224,7 @@ def probe(
     suite: str,
     only: str | None,
     plugins: tuple[str, ...],
+    model_spec: str | None,
     steps: str | None,
     json_out: str | None,
     csv_out: str | None,
@@ -187,7 +236,7 @@ def probe(
         raise GrokscopeError(
             "writing measurements: --json - and --csv - were both given, expected one on stdout"
         )
-    opened = open_given(run, workspace)
+    opened = open_given(run, workspace, _function(model_spec))
     names = [name.strip() for name in only.split(",") if name.strip()] if only else []
     record = _measure(opened, suite=suite, only=names, plugins=plugins, steps=steps)
     say = _sayer(json_out, csv_out)
@@ -209,6 +258,7 @@ def probe(
 @click.option("--open", "open_page", is_flag=True, help="Open the page in a browser.")
 @suite_option
 @plugin_option
+@model_option
 @workspace_option
 def report(
     run: str,
@@ -216,13 +266,14 @@ def report(
     open_page: bool,
     suite: str,
     plugins: tuple[str, ...],
+    model_spec: str | None,
     workspace: Path,
 ) -> None:
     """Compile RUN into one HTML file."""
     from grokscope.report import write_report
 
     settle_process()
-    opened = open_given(run, workspace)
+    opened = open_given(run, workspace, _function(model_spec))
     record = _measure(opened, suite=suite, plugins=plugins)
     page = write_report(
         opened, out or workspace / "reports" / f"{opened.path.name}.html", record=record, plugins=plugins
@@ -256,6 +307,42 @@ def verify(run: str, json_out: str | None, workspace: Path) -> None:
                     click.echo(f"{'problem':<12} {problem}")
             elif value is not None:
                 click.echo(f"{key.replace('_', ' '):<12} {value}")
+
+
+@cli.command()
+@click.argument("run")
+@click.option("--step", type=int, metavar="N", help="A saved step. Default: the last.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Default: <run>-step<N>.pt.")
+@workspace_option
+def lens(run: str, step: int | None, out: Path | None, workspace: Path) -> None:
+    """Hand a checkpoint of RUN to TransformerLens, its logits checked against ours."""
+    from grokscope.lens import export
+
+    settle_process()
+    opened = open_given(run, workspace)
+    at = int(opened.steps[-1]) if step is None else step
+    target = out or Path(f"{opened.path.name}-step{at}.pt")
+    exported = export(opened, at, target)
+    click.echo(f"logits   differ from ours by at most {exported.difference:.2g} of the largest, in float32")
+    for note in exported.notes:
+        click.echo(f"note     {note}")
+    click.echo(f"wrote    {target}")
+
+
+def _reading(card: str | None, model_spec: str | None) -> Any:
+    """How foreign files are to be read: by a card, by a function of the user's own, or as they come."""
+    from grokscope.foreign import Reading, read_card
+
+    if card is not None and model_spec is not None:
+        raise GrokscopeError("reading weights: --card and --model were both given, expected at most one")
+    return Reading(card=read_card(Path(card)) if card else None, function=_function(model_spec))
+
+
+def _function(model_spec: str | None) -> Any:
+    """The function that ``--model FILE:FUNCTION`` names, whose file runs now."""
+    from grokscope.user_code import load_function
+
+    return None if model_spec is None else load_function(model_spec)
 
 
 def _train(recipe: Recipe, directory: Path, *, device: str, resume: bool) -> None:

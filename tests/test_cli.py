@@ -30,7 +30,7 @@ from grokscope import cli
 from grokscope.training import read_recipe, recipe_from, train
 from grokscope.trajectory import Trajectory, verify_trajectory
 
-COMMANDS = ("quickstart", "train", "import", "inspect", "probe", "report", "verify")
+COMMANDS = ("quickstart", "train", "import", "catalog", "inspect", "probe", "report", "verify", "lens")
 
 RECIPE = """
 name = "little"
