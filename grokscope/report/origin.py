@@ -31,6 +31,9 @@ UNRECORDED = "nothing recorded"
 WARNINGS = ("warning", "conflict", "error")
 _ELSEWHERE = (
     "model",
+    "search",
+    "declared",
+    "family",
     "steps",
     "hypotheses",
     "split",
@@ -106,7 +109,7 @@ def origin_of(manifest: Mapping[str, Any], run: str) -> Origin | None:
     return Origin(
         facts=_facts(manifest, card),
         known=_texts(card.get("known")),
-        guessed=[text for text in _texts(card.get("guessed")) if text not in told],
+        guessed=[text for text in _texts(card.get("guessed")) if not any(text.endswith(one) for one in told)],
         ignored=_pairs(card.get("ignored")),
         hypotheses=hypotheses,
         proof_summary=_summary(proof),
@@ -152,6 +155,8 @@ def _facts(manifest: Mapping[str, Any], card: Mapping[str, Any]) -> list[tuple[s
         facts.append(("recognised as", _text(title)))
     rest = {key: value for key, value in card.items() if key not in _ELSEWHERE}
     facts += [(name.replace("_", " "), _cut(text)) for name, text in flattened(rest) if text][:MOST_LINES]
+    if isinstance(search := card.get("search"), Mapping):
+        facts.append(("hypotheses tried", _search_told(search)))
     if step_from := card.get("step_from"):
         facts.append(("steps read from", _text(step_from)))
     recorded = manifest.get("recorded")
@@ -219,6 +224,15 @@ def _proof_row(row: Mapping[str, Any]) -> ProofRow:
     )
 
 
+def _search_told(search: Mapping[str, Any]) -> str:
+    budget = search.get("budget")
+    limits = budget if isinstance(budget, Mapping) else {}
+    return (
+        f"{_text(search.get('tried'))} of {_text(search.get('of'))} in {_text(search.get('seconds'))} s, of a "
+        f"budget of {_text(limits.get('hypotheses'))} and {_text(limits.get('seconds'))} s"
+    )
+
+
 def _split(manifest: Mapping[str, Any], card: Mapping[str, Any]) -> list[tuple[str, str]]:
     shown: list[tuple[str, str]] = []
     if "no_split" in manifest:
@@ -226,7 +240,9 @@ def _split(manifest: Mapping[str, Any], card: Mapping[str, Any]) -> list[tuple[s
     split = card.get("split")
     if isinstance(split, Mapping):
         leading = [key for key in ("source", "recipe", "confidence", "evidence") if key in split]
-        ordered = {key: split[key] for key in [*leading, *(key for key in split if key not in leading)]}
+        # the convention is the recipe in other words, as older runs have it
+        rest = [key for key in split if key not in leading and not (key == "convention" and "recipe" in split)]
+        ordered = {key: split[key] for key in [*leading, *rest]}
         for name, value in flattened(ordered):
             if value and value != "not recorded":
                 shown.append((name.replace("_", " "), _cut(value)))

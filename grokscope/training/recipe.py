@@ -198,6 +198,11 @@ def _check(recipe: Recipe, where: str) -> None:
     for field_name, value, fine, expected in ranges:
         if not fine:
             raise GrokscopeError(f"reading {where}: {field_name} is {value}, expected {expected}")
+    if recipe.model.family == "weights" or recipe.task.name == "unknown":
+        raise GrokscopeError(
+            f"reading {where}: model.family is {recipe.model.family!r} and task.name {recipe.task.name!r}, expected "
+            "a function and a task that are known: weights alone cannot be trained"
+        )
     if train.optimizer == "gd" and (train.batch_size or train.momentum):
         raise GrokscopeError(
             f"reading {where}: train.optimizer 'gd' was given train.batch_size = {train.batch_size} and "

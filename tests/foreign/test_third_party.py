@@ -103,7 +103,7 @@ def test_the_split_drawn_on_another_device_is_recovered(saves, third_party: Path
     pairs = answer["phase_p113"]["train_pair_index_a_times_p_plus_b"]
     assert isinstance(one.found.split, Split)
     assert one.found.split.source == "recovered"
-    assert torch.flatnonzero(run.task.train_mask).tolist() == sorted(pairs)
+    assert run.task.train_mask.nonzero().flatten().tolist() == sorted(pairs)
 
 
 def test_a_split_that_nothing_tells_is_refused(imported) -> None:
@@ -127,7 +127,7 @@ FINDINGS = {
     "C113_T": ("a naive norm would count what is no weight", "IGNORE"),
     "Y-Agent": ("early test accuracy is mirrored pairs", "94 of 133"),
     "Samar": ("early test accuracy is mirrored pairs", "0.332 = 0.834 mirrored, 0.017 unmirrored"),
-    "pizza": ("which pairs were trained on is not known", "282"),
+    "pizza": ("which pairs were trained on is not known", "no save has memorised"),
     "opmul.pt": ("the published model does not solve its task", "142 of 169"),
 }
 

@@ -215,3 +215,10 @@ def test_a_last_step_off_the_windows_is_saved_and_evaluated():
     recipe = read_recipe("quickstart", ["train.steps=65", "save.schedule=['0:end:10']", "save.evaluate=[]"])
     assert recipe.save_steps().tolist() == [0, 10, 20, 30, 40, 50, 60, 65]
     assert recipe.evaluation_steps().tolist() == recipe.save_steps().tolist()
+
+
+def test_weights_alone_are_no_recipe(tmp_path) -> None:
+    path = tmp_path / "weights.toml"
+    path.write_text('name = "w"\n[model]\nfamily = "weights"\n[model.tensors]\nW = [2, 3]\n[task]\nname = "unknown"\n')
+    with pytest.raises(GrokscopeError, match=r"weights alone cannot be trained$"):
+        read_recipe(str(path))
