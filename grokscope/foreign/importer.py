@@ -79,6 +79,14 @@ class ImportedRun:
             shape["known"] = list(source.notes)
         if found.why:
             shape["no_function"] = found.why
+        if found.why and function is not None:
+            # a guess that nothing supports is no recognition
+            guess = f"{function.space.title}, {function.operation} modulo {function.p}"
+            shape |= {
+                "title": f"weights only; the best guess, not proved, is {guess}",
+                "operation": None,
+                "p": None,
+            }
         return {
             **shape,
             "family": found.model.family,

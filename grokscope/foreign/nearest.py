@@ -24,9 +24,13 @@ from grokscope.foreign.hypotheses import CLEAR_RATIO
 from grokscope.foreign.pairs import recorded_pairs
 from grokscope.foreign.proof import measured, typical_error
 from grokscope.foreign.search import (
+    ENOUGH_ACCURACY,
+    NEAR,
+    SOME_NATS,
     Searched,
     Trial,
     alike,
+    core,
     operation_task,
     outcomes,
     swapped_space,
@@ -41,6 +45,8 @@ from grokscope.tasks import Task
 MOST_COMPARED = 4
 """Saves on which hypotheses are compared with the record."""
 
+MOST_BY_TRAINING = 24
+MOST_RIVALS = 6
 SECONDS = 8.0
 EXPLAINED = 3e-6
 """Typical error from which on nothing nearer is looked for: the rounding of float32, summed over the pairs."""
@@ -78,7 +84,7 @@ def nearest_to_record(
     first = searched.best
     losses = [one for one in numbers if one.quantity.startswith("loss.")]
     if not losses:
-        return Nearest(first)
+        return _by_training(source, space, searched, numbers)
     # which pairs were trained on shows under any function that answers them
     start = time.monotonic()
     answered = _answered(source, space, first, numbers)
@@ -89,7 +95,7 @@ def nearest_to_record(
     # a pair wrongly among those trained on spoils the training loss, and hardly that of the others
     held_out = [one for one in losses if one.quantity != "loss.train"]
     apart = _Descent(source, space, searched, held_out, answered).run(first) if held_out else found
-    for rival in _rivals(searched, apart):
+    for rival in _rivals(space, searched, apart):
         if time.monotonic() - start > 2 * SECONDS:
             break
         other = _answered(source, space, rival, numbers)
@@ -187,8 +193,18 @@ class _Descent:
                 break
         if self._error(first) < CLEAR_RATIO * self._error(nearest):
             nearest = first
+        self._compare(nearest)
         answered = self.answered if nearest is self.searched.best else None
         return Nearest(nearest, answered, self.errors, self.new)
+
+    def _compare(self, winner: Trial) -> None:
+        """Measure what differs from the winner in one choice and answers as well: its runners-up."""
+        for assignment in self.space.neighbours(winner.assignment):
+            if time.monotonic() > self.stop:
+                return
+            trial = self._trial(assignment, winner)
+            if trial is not None and _comparable(trial, winner) and trial.nats >= NEAR * winner.nats:
+                self._measure(trial)
 
     def _with_variants(self, trials: Sequence[Trial]) -> Iterator[Trial]:
         """The trials, and each with a choice varied that no answer tells."""
@@ -251,14 +267,50 @@ def _same_split(one: Split | NoSplit, other: Split | NoSplit) -> bool:
     return type(one) is type(other)
 
 
-def _rivals(searched: Searched, found: Nearest) -> list[Trial]:
-    """Up to three other hypotheses under which the split may show better, the nearest to the record first."""
-    mine = [one for one in searched.finalists() if _comparable(one, found.trial)]
-    mine += [
-        one for one in found.trials if _comparable(one, found.trial) and one.nats >= 0.5 * found.trial.nats
+def _rivals(space: Space, searched: Searched, found: Nearest) -> list[Trial]:
+    """A few other hypotheses under which the split may show better: the firmest, the nearest to the record."""
+    mine = [one for one in (*searched.trials, *found.trials) if _comparable(one, found.trial)]
+    mine = [one for one in mine if one.nats >= 0.5 * found.trial.nats and not alike(one, searched.best)]
+    known = [one for one in mine if found.errors.get(id(one)) is not None]
+    firmest = sorted(mine, key=lambda one: (-one.firm_nats, one.departure))
+    nearest = sorted(known, key=lambda one: found.errors[id(one)] or 0.0)
+    distinct: dict[str, Trial] = {}
+    for one in (*nearest[:1], *firmest):
+        distinct.setdefault(core(space, one.assignment), one)
+    return list(distinct.values())[:MOST_RIVALS]
+
+
+def _by_training(
+    source: ForeignRun, space: Space, searched: Searched, numbers: Sequence[Recorded]
+) -> Nearest:
+    """Without recorded losses: the hypothesis under which the pairs that were trained on are learned best.
+
+    Only where a split shows and the last save answers little else: there training leaves no doubt on any of its
+    pairs under the right function, and does under one that is nearly right.
+    """
+    first = searched.best
+    if first.accuracy >= ENOUGH_ACCURACY or first.nats < SOME_NATS:
+        return Nearest(first)
+    answered = _answered(source, space, first, numbers)
+    if not isinstance(answered.split, Split):
+        return Nearest(first, answered)
+    mask, tensors = torch.as_tensor(answered.split.mask), source.snapshots[-1].tensors
+    near = [
+        one for one in searched.trials if _comparable(one, first) and one.firm_nats >= NEAR * first.firm_nats
     ]
-    known = [one for one in mine if found.errors.get(id(one)) is not None and not alike(one, searched.best)]
-    return sorted(known, key=lambda one: found.errors[id(one)] or 0.0)[:3]
+    near = [first, *[one for one in near if one is not first]][:MOST_BY_TRAINING]
+    worst: dict[int, float] = {}
+    for trial in near:
+        model, translate, task = _model_of(space, trial)
+        losses = outcomes(model, translate, tensors, task)[0][mask]
+        # a few pairs may be wrongly in the split
+        worst[id(trial)] = float(losses.quantile(0.95))
+    best = min(near, key=lambda trial: worst[id(trial)])
+    if worst[id(first)] < CLEAR_RATIO * worst[id(best)]:
+        return Nearest(first, answered)
+    close = [one for one in near if worst[id(one)] * CLEAR_RATIO <= worst[id(first)]]
+    close = [one for one in close if worst[id(one)] <= CLEAR_RATIO * worst[id(best)]]
+    return Nearest(min(close, key=lambda one: one.departure))
 
 
 def _telling(source: ForeignRun, losses: Sequence[Recorded]) -> list[int]:

@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from grokscope.foreign import recorded_settings as written
 from grokscope.foreign.containers import ForeignRun
 from grokscope.foreign.facts import recorded_numbers
 from grokscope.foreign.groups import FoundGroup, find_group
-from grokscope.foreign.hypotheses import Hypothesis, of_choices, told
+from grokscope.foreign.hypotheses import Hypothesis, of_choices
 from grokscope.foreign.nearest import Answered, answered_by, nearest_to_record, with_trials
 from grokscope.foreign.search import (
     SOME_NATS,
@@ -30,7 +31,7 @@ from grokscope.foreign.search import (
 )
 from grokscope.foreign.space import Assignment, Space, Translate
 from grokscope.models import Model
-from grokscope.tasks import GroupSettings, ModularSettings, Task, group_task
+from grokscope.tasks import GroupSettings, ModularSettings, Task
 
 __all__ = ["Answered", "Function", "answered_by", "choose_function"]
 
@@ -75,7 +76,9 @@ def choose_function(
     if searched is None or searched.best.nats < SOME_NATS or searched.best.accuracy < 0.5:
         group = find_group(space, tensors, task_facts, budget)
         if group is not None and (searched is None or group.nats > searched.best.nats):
-            return _group_function(space, group)
+            found = _group_function(source, space, group, tensors, budget)
+            if found is not None:
+                return found
     if searched is None:
         return "no hypothesis about the function fits the shapes of the tensors"
     return _modular_function(source, space, searched, operations)
@@ -93,7 +96,7 @@ def _modular_function(
     numbers = recorded_numbers(source.facts, {one.step: one.scalars for one in source.snapshots})
     nearest = nearest_to_record(source, space, searched, numbers)
     winner, searched = nearest.trial, with_trials(searched, nearest.trials)
-    operation, swapped = winner.operation, winner.swapped
+    operation, swapped = str(winner.operation), winner.swapped
     word = written.recorded_word(
         source.facts, dict(source.snapshots[-1].scalars), written.OPERATION_NAMES, written.OPERATION_WORDS
     )
@@ -136,7 +139,7 @@ def _about_operation(
     given: bool,
 ) -> tuple[Hypothesis, Hypothesis]:
     """What speaks for the operation and for the order of its operands, over the whole grid."""
-    best: dict[tuple[str, bool], float] = {}
+    best: dict[tuple[Any, bool], float] = {}
     pairs = torch.cartesian_prod(torch.arange(p), torch.arange(p))
     for index in _tried(len(source.snapshots))[:2]:
         params = translate(source.snapshots[index].tensors)
@@ -173,32 +176,37 @@ def _about_operation(
     )
 
 
-def _group_function(space: Space, group: FoundGroup) -> Function:
-    model, translate = space.build(group.assignment)
+def _group_function(
+    source: ForeignRun, space: Space, group: FoundGroup, tensors: Mapping[str, Tensor], budget: Budget
+) -> Function | None:
+    """The function of a group: the table told which, and the search goes on with its product for targets."""
     fit = group.fit
     settings = replace(fit.settings, train_fraction=0.5)
-    task = group_task(settings, 0)
+    searched = search(space, tensors, (settings,), budget, group.assignment)
+    if searched is None:
+        return None
+    numbers = recorded_numbers(source.facts, {one.step: one.scalars for one in source.snapshots})
+    nearest = nearest_to_record(source, space, searched, numbers)
+    winner, searched = nearest.trial, with_trials(searched, nearest.trials)
+    model, translate = space.build(winner.assignment)
     about = Hypothesis(
         "operation",
         f"the group {settings.group}, {settings.composition} composition",
         "tested",
         f"{fit.agreement:.1%} of the table of answers agree ({fit.method})",
     )
-    rest = tuple(
-        Hypothesis(name.replace("_", " "), told(value), "assumed", "the table of answers was read with it")
-        for name, value in group.assignment.items()
-    )
     return Function(
         model=model,
         translate=translate,
-        task=task,
+        task=operation_task(settings, model.n_classes),
         task_settings=settings,
         operation=settings.group,
-        p=model.n_tokens or 0,
-        hypotheses=(about, *rest),
-        searched=None,
+        p=model.n_classes,
+        hypotheses=(about, *of_choices(space, searched, winner, nearest.errors)),
+        searched=searched,
         space=space,
-        assignment=group.assignment,
-        nats=group.nats,
-        answers=f"{fit.agreement:.1%} of its answers are products in {settings.group}",
+        assignment=winner.assignment,
+        nats=winner.nats,
+        answers=f"{winner.accuracy:.1%} of its answers are products in {settings.group}",
+        answered=nearest.answered,
     )

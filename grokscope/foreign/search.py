@@ -28,7 +28,7 @@ from grokscope.foreign.space import Assignment, Space, Tokens, Translate
 from grokscope.measures.classification import correct, cross_entropy
 from grokscope.measures.cyclic import is_prime
 from grokscope.models import Model, as_float64
-from grokscope.tasks import OPERATIONS, ModularSettings, Task, modular_task
+from grokscope.tasks import OPERATIONS, GroupSettings, ModularSettings, Task, group_task, modular_task
 
 SAMPLE = 1024
 ENOUGH_ACCURACY = 0.9
@@ -45,6 +45,9 @@ STRIDE = 48
 MOST_PROMPTS = 96
 """Prompts and moduli compared with the leader of a climb: there may be hundreds."""
 
+BEAM = 4
+"""Hypotheses whose neighbours are tried before a climb ends."""
+
 CLEAR_STEP = 1.5
 FIRM = 1e-3
 """Loss at which a right answer counts in full; one of 1 counts nothing."""
@@ -54,6 +57,10 @@ FAR_LOSS = 5.0
 _SAME = 1e-5
 _UNBOUNDED = ("quadratic",)
 """Activations that grow faster than their input: a net run with them has huge logits and no loss at all."""
+
+
+Operation = str | GroupSettings
+"""An operation modulo p by its name, or the product of a group."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,7 @@ class Trial:
     """
 
     assignment: Assignment
-    operation: str
+    operation: Operation
     swapped: bool
     accuracy: float
     loss: float
@@ -145,12 +152,16 @@ def alike(one: Trial, other: Trial) -> bool:
 
 
 def search(
-    space: Space, tensors: Mapping[str, Tensor], operations: Sequence[str] = (), budget: Budget | None = None
+    space: Space,
+    tensors: Mapping[str, Tensor],
+    operations: Sequence[Operation] = (),
+    budget: Budget | None = None,
+    first: Assignment | None = None,
 ) -> Searched | None:
     """Try the hypotheses of ``space`` on one save; ``None`` where none of them makes a function.
 
     ``operations`` limits the operations; by default all are tried, in both orders of the operands where that
-    makes a difference.
+    makes a difference. ``first`` is an assignment to begin with.
     """
     budget = budget or Budget()
     start = time.monotonic()
@@ -171,11 +182,20 @@ def search(
         return trial
 
     def climb() -> None:
-        """Try what differs from the best in one thing until nothing is better: these are its runners-up."""
-        leader = None
-        while not spent() and ranked(trials)[0] is not leader:
-            leader = ranked(trials)[0]
-            for assignment in _near(space, leader.assignment):
+        """Try what differs from the best in one thing until nothing is better: these are its runners-up.
+
+        Those that come next are left in the same way, for two things may be wrong that make up for each other.
+        """
+        left: set[str] = set()
+        while not spent():
+            leader, best = ranked(trials)[0], sorted(trials, key=score, reverse=True)
+            fresh = {core(space, one.assignment): one for one in reversed([leader, *best[: 4 * BEAM]])}
+            near = list(reversed(fresh.items()))[:BEAM]
+            start = next((item for item in near if item[0] not in left and score(item[1]) > 0), None)
+            if start is None:
+                return
+            left.add(start[0])
+            for assignment in _near(space, start[1].assignment, prompts=start[1] is leader):
                 if spent():
                     return
                 trial = attempt(assignment)
@@ -200,6 +220,8 @@ def search(
                 if kind is None or assignment["positions"] == kind:
                     attempt(assignment)
 
+    if first is not None:
+        attempt(first)
     walk = space.assignments()
     climbed: Trial | None = None
     while not spent():
@@ -258,10 +280,18 @@ def _tame(trial: Trial) -> bool:
     return given.get("activation") not in _UNBOUNDED and given.get("embedding_scale", 1.0) <= 1.0
 
 
-def _near(space: Space, leader: Assignment, every: bool = False) -> Iterator[Assignment]:
+def core(space: Space, assignment: Assignment) -> str:
+    """An assignment without the choices that hardly change an answer, as a key."""
+    late = {choice.about for choice in space.choices if choice.late} | {"softmax over"}
+    return repr(sorted((about, str(value)) for about, value in assignment.items() if about not in late))
+
+
+def _near(
+    space: Space, leader: Assignment, *, every: bool = False, prompts: bool = True
+) -> Iterator[Assignment]:
     """What differs from ``leader`` in one choice; of prompts and moduli the likeliest near ones, at the end.
 
-    With ``every`` modulus, and not those near the leader's first.
+    With ``every`` modulus, and not those near the leader's first; without ``prompts`` only in other choices.
     """
     mine = tokens_of(leader)
     others: list[Assignment] = []
@@ -273,17 +303,20 @@ def _near(space: Space, leader: Assignment, every: bool = False) -> Iterator[Ass
             others.append(assignment)
     if not every:
         others.sort(key=lambda one: tokens_of(one).p != mine.p)
-    yield from others[:MOST_PROMPTS]
+    yield from others[: MOST_PROMPTS * prompts]
 
 
 def tried(
-    space: Space, tensors: Mapping[str, Tensor], assignment: Assignment, operations: Sequence[str]
+    space: Space, tensors: Mapping[str, Tensor], assignment: Assignment, operations: Sequence[Operation]
 ) -> Trial | None:
     """One hypothesis on one save, under the operation that it answers best; ``None`` where it is none."""
     try:
         model, translate = space.build(assignment)
         params = translate(tensors)
         p = tokens_of(assignment).p
+        for operation in operations:
+            if isinstance(operation, GroupSettings) and model.n_classes != len(answer_table(operation, p)):
+                return None
         pairs = sample_of_pairs(p)
         with torch.no_grad():
             logits = model.forward(params, pairs)
@@ -294,7 +327,7 @@ def tried(
 
 
 def _judged(
-    assignment: Assignment, logits: Tensor, pairs: Tensor, p: int, operations: Sequence[str]
+    assignment: Assignment, logits: Tensor, pairs: Tensor, p: int, operations: Sequence[Operation]
 ) -> Trial | None:
     if not bool(logits.isfinite().all()):
         return None
@@ -324,7 +357,7 @@ def _judged(
     )
 
 
-def orders(p: int, operations: Sequence[str] = ()) -> Iterator[tuple[str, bool]]:
+def orders(p: int, operations: Sequence[Operation] = ()) -> Iterator[tuple[Operation, bool]]:
     """Operations modulo p, and whether the operands are exchanged, each where it makes a difference."""
     for operation in operations or OPERATIONS:
         if operation == "div" and not is_prime(p):
@@ -335,7 +368,7 @@ def orders(p: int, operations: Sequence[str] = ()) -> Iterator[tuple[str, bool]]
 
 
 @lru_cache(maxsize=64)
-def answer_table(operation: str, p: int) -> Tensor:
+def answer_table(operation: Operation, p: int) -> Tensor:
     """(p, p) int64 answers, −1 where the operation is not defined."""
     task = operation_task(operation, p)
     table = torch.full((p, p), -1)
@@ -352,8 +385,19 @@ def sample_of_pairs(p: int) -> Tensor:
     return pairs[torch.randperm(len(pairs), generator=torch.Generator().manual_seed(0))[:SAMPLE]]
 
 
-def operation_task(operation: str, p: int, extra_classes: int = 0) -> Task:
-    """The task of ``operation`` with a placeholder split."""
+def operation_task(operation: Operation, p: int, extra_classes: int = 0) -> Task:
+    """The task of ``operation`` with a placeholder split.
+
+    Raises:
+        GrokscopeError: a group of another order than p, or with more classes than elements.
+    """
+    if isinstance(operation, GroupSettings):
+        task = group_task(replace(operation, train_fraction=0.5), 0)
+        if task.n_classes != p + extra_classes:
+            raise GrokscopeError(
+                f"learning {operation.group}: {p + extra_classes} classes were given, expected {task.n_classes}"
+            )
+        return task
     return modular_task(
         ModularSettings(op=operation, p=p, train_fraction=0.5, extra_classes=extra_classes), 0
     )

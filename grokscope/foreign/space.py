@@ -99,8 +99,9 @@ class Space:
 
         Going twice as far down one list costs about as much as a departure in another.
         """
-        start = (0,) * len(self.choices)
-        heap, seen = [(0, start)], {start}
+        start: tuple[int, ...] = (0,) * len(self.choices)
+        heap: list[tuple[int, tuple[int, ...]]] = [(0, start)]
+        seen: set[tuple[int, ...]] = {start}
         while heap:
             _, indices = heapq.heappop(heap)
             yield {c.about: c.options[i] for c, i in zip(self.choices, indices, strict=True)}
