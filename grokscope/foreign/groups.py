@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -25,6 +26,9 @@ LEAST_AGREEMENT = 0.3
 """Share of a table's entries from which on a group explains it: by luck one agrees with 1/n."""
 
 MOST_TABLES = 24
+MOST_LOOKED_AT = 20000
+MOST_DIHEDRAL = 160
+"""Elements up to which a table is read for any known group; beyond only for A6 and S6."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +51,14 @@ def find_group(
     """
     start, tried = time.monotonic(), 0
     best: FoundGroup | None = None
-    room = _room(space)
-    for assignment in space.assignments():
+    fitting = _orders(space, task_facts.get("p"))
+    if not fitting:
+        return None
+    for assignment in islice(space.assignments(), MOST_LOOKED_AT):
         if tried >= min(MOST_TABLES, budget.hypotheses) or time.monotonic() - start > budget.seconds:
             break
         n = tokens_of(assignment).p
-        if task_facts.get("p") not in (None, n) or not room[_chain(assignment)] - MOST_SPECIALS <= n <= 720:
-            continue
-        if not groups_of_order(n):
+        if (_chain(assignment), n) not in fitting:
             continue
         try:
             model, translate = space.build(assignment)
@@ -87,12 +91,22 @@ def _chain(assignment: Assignment) -> Any:
     return assignment["chain"][0] if "chain" in assignment else None
 
 
-def _room(space: Space) -> dict[Any, int]:
-    """How many residues there is room for at most, by chain."""
-    found: dict[Any, int] = {}
-    for choice in space.choices:
-        if choice.about in ("tokens", "chain"):
-            for option in choice.options:
-                chain, tokens = option if choice.about == "chain" else (None, option)
-                found[chain] = max(found.get(chain, 0), tokens.p)
-    return found
+def _orders(space: Space, p: int | None) -> set[tuple[Any, int]]:
+    """Chains and numbers of elements, nearly as many as there is room for, of which groups are known."""
+    options = [
+        option if choice.about == "chain" else (None, option)
+        for choice in space.choices
+        if choice.about in ("tokens", "chain")
+        for option in choice.options
+    ]
+    room: dict[Any, int] = {}
+    for chain, tokens in options:
+        room[chain] = max(room.get(chain, 0), tokens.p)
+    return {
+        (chain, tokens.p)
+        for chain, tokens in options
+        if p in (None, tokens.p)
+        and tokens.p >= room[chain] - MOST_SPECIALS
+        and (tokens.p <= MOST_DIHEDRAL or tokens.p in (360, 720))
+        and groups_of_order(tokens.p)
+    }

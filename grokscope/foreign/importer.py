@@ -128,7 +128,7 @@ def _search_json(found: Understood) -> dict[str, Any] | None:
     trials = [
         {
             "hypothesis": {name: str(value) for name, value in trial.assignment.items()},
-            "operation": trial.operation,
+            "operation": trial.named,
             "accuracy": trial.accuracy,
             "loss": trial.loss,
             "nats": trial.nats,

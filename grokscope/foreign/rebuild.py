@@ -81,7 +81,28 @@ def choose_function(
                 return found
     if searched is None:
         return "no hypothesis about the function fits the shapes of the tensors"
+    if searched.best.nats < SOME_NATS:
+        known = _by_record(source, searched, task_facts)
+        if known is None:
+            best = searched.best
+            return (
+                f"the function is not proved: of {len(searched.trials)} hypotheses tried the best answers "
+                f"{best.accuracy:.1%} of a sample of pairs as {best.named} modulo {best.p}, chance is {best.chance:.1%}"
+            )
+        searched = known
     return _modular_function(source, space, searched, operations)
+
+
+def _by_record(source: ForeignRun, searched: Searched, task_facts: Mapping[str, Any]) -> Searched | None:
+    """The hypotheses of the recorded modulus from the likeliest, where it and the operation are written down."""
+    inside = dict(source.snapshots[-1].scalars)
+    p = written.recorded_whole(source.facts, inside, written.MODULUS_NAMES)
+    word = written.recorded_word(source.facts, inside, written.OPERATION_NAMES, written.OPERATION_WORDS)
+    modulus, operation = task_facts.get("p") or (p[0] if p else None), task_facts.get("operation")
+    if modulus is None or (operation is None and (word is None or word[0] == "group")):
+        return None
+    trials = sorted((one for one in searched.trials if one.p == modulus), key=lambda one: one.departure)
+    return replace(searched, trials=tuple(trials)) if trials else None
 
 
 def _tried(count: int) -> list[int]:

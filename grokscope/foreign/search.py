@@ -16,7 +16,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import islice
 from typing import Any
 
@@ -35,7 +35,7 @@ ENOUGH_ACCURACY = 0.9
 SOME_NATS = 30.0
 """Evidence from which on a hypothesis is more than luck: e^−30 times thousands of hypotheses is nothing."""
 
-ENOUGH_NATS, ENOUGH_SHARE = 100.0, 0.3
+ENOUGH_NATS, ENOUGH_SHARE = 100.0, 0.2
 """Evidence at which a search stops, and the share of all that the pairs can give which is enough as well:
 a function that is nearly right reaches some."""
 
@@ -95,6 +95,11 @@ class Trial:
         return tokens_of(self.assignment).p
 
     @property
+    def named(self) -> str:
+        """The operation by its name."""
+        return self.operation if isinstance(self.operation, str) else self.operation.group
+
+    @cached_property
     def nats(self) -> float:
         """Evidence against guessing: pairs times the divergence of the accuracy from that of chance.
 
@@ -102,7 +107,7 @@ class Trial:
         """
         return self._against_chance(self.accuracy)
 
-    @property
+    @cached_property
     def firm_nats(self) -> float:
         """As ``nats``, of the firm answers: guesses that come out right weigh little in it."""
         return self._against_chance(self.firm)
@@ -206,7 +211,7 @@ def search(
         return trial.firm_nats if _by_firmness(trials) else trial.nats
 
     def enough() -> bool:
-        best = ranked(trials)[0]
+        best = max(trials, key=lambda trial: trial.nats)
         return best.nats >= min(ENOUGH_NATS, ENOUGH_SHARE * best.pairs * math.log(best.p))
 
     def scan() -> None:
