@@ -222,7 +222,7 @@ def load_lens(path: Path) -> TransformerBridge:
     Raises:
         GrokscopeError: a file that cannot be read or is no such file, or no TransformerLens 4.
     """
-    from grokscope.foreign.safe_read import read_weights
+    from grokscope.foreign.reading.safe_read import read_weights
 
     content = read_weights(Path(path))
     config, weights = _checked(content, Path(path))

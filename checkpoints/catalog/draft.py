@@ -17,7 +17,7 @@ from typing import Any
 
 from grokscope.foreign import Reading, gather, understand
 from grokscope.foreign.importer import declared_card
-from grokscope.foreign.split import Split
+from grokscope.foreign.splitting.find import Split
 from grokscope.foreign.understand import Understood
 
 

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from grokscope.foreign.card import Card, builtin_cards, read_card
 from grokscope.foreign.catalog import CatalogEntry, import_from_catalog, read_catalog
-from grokscope.foreign.containers import ForeignRun, Skipped, Snapshot, gather
-from grokscope.foreign.curves import Curve
-from grokscope.foreign.facts import Facts, Recorded, recorded_curves, recorded_norms, recorded_numbers
+from grokscope.foreign.evidence.proof import Comparison
+from grokscope.foreign.function.card import Card, builtin_cards, read_card
+from grokscope.foreign.gathering.containers import ForeignRun, Skipped, Snapshot, gather
+from grokscope.foreign.gathering.curves import Curve
+from grokscope.foreign.gathering.facts import (
+    Facts,
+    Recorded,
+    recorded_curves,
+    recorded_norms,
+    recorded_numbers,
+)
+from grokscope.foreign.gathering.pairs import PairList, recorded_pairs
 from grokscope.foreign.importer import (
     ImportedRun,
     ImportResult,
@@ -14,10 +22,8 @@ from grokscope.foreign.importer import (
     import_paths,
     inspect_path,
 )
-from grokscope.foreign.pairs import PairList, recorded_pairs
-from grokscope.foreign.proof import Comparison
-from grokscope.foreign.safe_read import SUFFIXES, read_weights
-from grokscope.foreign.split import NoSplit, Split, find_split
+from grokscope.foreign.reading.safe_read import SUFFIXES, read_weights
+from grokscope.foreign.splitting.find import NoSplit, Split, find_split
 from grokscope.foreign.understand import Reading, Understood, understand
 from grokscope.foreign.words import describe
 

@@ -16,10 +16,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from grokscope.errors import GrokscopeError, nearest
-from grokscope.foreign.card import MAX_CARD_BYTES, Card, card_of
-from grokscope.foreign.containers import Skipped, gather
+from grokscope.foreign.function.card import MAX_CARD_BYTES, Card, card_of
+from grokscope.foreign.gathering.containers import Skipped, gather
 from grokscope.foreign.importer import ImportedRun, ImportResult, name_runs, store_runs
-from grokscope.foreign.safe_read import SUFFIXES
+from grokscope.foreign.reading.safe_read import SUFFIXES
 from grokscope.foreign.understand import Reading, understand
 
 _FIELDS = {

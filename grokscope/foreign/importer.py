@@ -18,9 +18,9 @@ from typing import Any
 import torch
 
 from grokscope.errors import GrokscopeError
-from grokscope.foreign.containers import ForeignRun, Skipped, gather
-from grokscope.foreign.facts import DECAY_NAMES, LEARNING_RATE_NAMES
-from grokscope.foreign.split import Split
+from grokscope.foreign.gathering.containers import ForeignRun, Skipped, gather
+from grokscope.foreign.gathering.facts import DECAY_NAMES, LEARNING_RATE_NAMES
+from grokscope.foreign.splitting.find import Split
 from grokscope.foreign.understand import Reading, Understood, understand
 from grokscope.tasks import pack_mask
 from grokscope.trajectory import (

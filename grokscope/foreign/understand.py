@@ -9,15 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from grokscope.errors import Absent, GrokscopeError
-from grokscope.foreign import recorded_settings as written
-from grokscope.foreign.audit import AuditContext, Finding, audit
-from grokscope.foreign.bare_weights import user_space, weights_model
-from grokscope.foreign.card import Card
-from grokscope.foreign.chains import chain_space
-from grokscope.foreign.containers import ForeignRun
-from grokscope.foreign.facts import recorded_curves, recorded_norms, recorded_numbers
-from grokscope.foreign.layout import Unrecognised, lay_out
-from grokscope.foreign.proof import (
+from grokscope.foreign.evidence.audit import AuditContext, Finding, audit
+from grokscope.foreign.evidence.proof import (
     Comparison,
     Moments,
     measured,
@@ -25,14 +18,21 @@ from grokscope.foreign.proof import (
     prove,
     recorded_optimiser,
 )
-from grokscope.foreign.rebuild import Answered, Function, answered_by, choose_function
-from grokscope.foreign.search import (
+from grokscope.foreign.function import recorded_settings as written
+from grokscope.foreign.function.bare_weights import user_space, weights_model
+from grokscope.foreign.function.card import Card
+from grokscope.foreign.function.chains import chain_space
+from grokscope.foreign.function.layout import Unrecognised, lay_out
+from grokscope.foreign.function.rebuild import Answered, Function, answered_by, choose_function
+from grokscope.foreign.function.search import (
     SOME_NATS,
     Budget,
 )
-from grokscope.foreign.space import Space
-from grokscope.foreign.split import NoSplit, Split
-from grokscope.foreign.transformers import transformer_space
+from grokscope.foreign.function.space import Space
+from grokscope.foreign.function.transformers import transformer_space
+from grokscope.foreign.gathering.containers import ForeignRun
+from grokscope.foreign.gathering.facts import recorded_curves, recorded_norms, recorded_numbers
+from grokscope.foreign.splitting.find import NoSplit, Split
 from grokscope.models import Model, Params
 from grokscope.tasks import Task, unknown_task
 from grokscope.user_code import UserFunction

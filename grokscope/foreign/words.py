@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from grokscope.foreign.plain import printable
+from grokscope.foreign.reading.plain import printable
 
 MOST_ROWS = 12
 MOST_NOTES = 8

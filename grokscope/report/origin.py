@@ -241,7 +241,9 @@ def _split(manifest: Mapping[str, Any], card: Mapping[str, Any]) -> list[tuple[s
     if isinstance(split, Mapping):
         leading = [key for key in ("source", "recipe", "confidence", "evidence") if key in split]
         # the convention is the recipe in other words, as older runs have it
-        rest = [key for key in split if key not in leading and not (key == "convention" and "recipe" in split)]
+        rest = [
+            key for key in split if key not in leading and not (key == "convention" and "recipe" in split)
+        ]
         ordered = {key: split[key] for key in [*leading, *rest]}
         for name, value in flattened(ordered):
             if value and value != "not recorded":

@@ -10,7 +10,7 @@ import torch
 
 from grokscope.errors import GrokscopeError
 from grokscope.foreign import Reading, Split, import_paths, inspect_path
-from grokscope.foreign.card import card_of
+from grokscope.foreign.function.card import card_of
 from grokscope.foreign.importer import declared_card
 from grokscope.models import Transformer
 from grokscope.runs import open_run

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from grokscope.foreign import Reading, describe, import_paths, inspect_path
-from grokscope.foreign.card import parse_card
+from grokscope.foreign.function.card import parse_card
 
 PAGES = Path(__file__).resolve().parents[2] / "checkpoints"
 CLONE = "porth-bot+grokking-transformer"

@@ -219,6 +219,8 @@ def test_a_last_step_off_the_windows_is_saved_and_evaluated():
 
 def test_weights_alone_are_no_recipe(tmp_path) -> None:
     path = tmp_path / "weights.toml"
-    path.write_text('name = "w"\n[model]\nfamily = "weights"\n[model.tensors]\nW = [2, 3]\n[task]\nname = "unknown"\n')
+    path.write_text(
+        'name = "w"\n[model]\nfamily = "weights"\n[model.tensors]\nW = [2, 3]\n[task]\nname = "unknown"\n'
+    )
     with pytest.raises(GrokscopeError, match=r"weights alone cannot be trained$"):
         read_recipe(str(path))

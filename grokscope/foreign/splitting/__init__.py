@@ -1,0 +1,1 @@
+"""The training pairs: listed, recorded, searched among the known recipes, or recovered from the losses."""

@@ -1,0 +1,356 @@
+"""The ways in which published code draws a training split, and the search through them.
+
+Scope: a generator and a seed put a list of items in random order; the items are pairs in some arrangement, or
+whole rows of the table; the first or the last so many are trained on. Candidates share an order of the items,
+so that one running sum gives what is measured of all of them. Draws made after the weights were initialised
+from the same generator cannot be repeated, and are not tried.
+
+What is one and the same and therefore one recipe: ``torch.randperm`` under ``manual_seed`` and with a generator
+of that seed, and ``random_split`` with it; ``numpy.random`` permutation, shuffle, choice without replacement
+and scikit-learn's ``train_test_split``, which takes the test pairs first; ``random.sample`` of most of a list
+and ``random.shuffle`` read from its end.
+
+Shape legend: N operand pairs, M items, Q measured quantities, K counts of items.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from grokscope.foreign.splitting.evidence import Evidence, combined, may_be_close, surprises
+
+COMMON_SEEDS = (
+    *range(11), 42, 123, 1234, 12345, 1337, 598, 999, 100, 2019, 2020, 2021, 2022, 2023, 2024, 2025, 2026, 31,
+    69, 420, 666, 777, 1000, 3407, 31415, 314159, 271828, 12, *range(11, 101),
+)  # fmt: skip
+COMMON_FRACTIONS = (*(round(0.05 * index, 2) for index in range(1, 20)), 1 / 3, 2 / 3, 0.33, 0.67, 0.01)
+
+LIKELY_FRACTIONS = (0.3, 0.4, 0.5, 0.25, 0.7, 0.75, 0.8, 0.2, 0.6)
+
+MOST_KEPT = 40
+LEAST_STRENGTH = 6.0
+"""Powers of ten of evidence from which a candidate is looked at closely."""
+
+KNOWN_SHARE = 0.97
+"""Share of the largest possible separation at a memorised save that a split has which is its memory."""
+
+UNORDERED = "the pairs with a ≤ b, each with its mirror image"
+
+Order = np.ndarray
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """Items in their order: ``label`` (N,) is the place of each pair's item."""
+
+    name: str
+    words: str
+    label: np.ndarray
+    size: int
+    """M, the number of items."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A split by a recipe: the pairs ``mask`` (N,), and the recipe in words."""
+
+    mask: np.ndarray
+    seed: int
+    fraction: float
+    recipe: str
+    usual: bool
+    """Whether it is the convention of most published code but for the count's rounding."""
+    strength: float
+    order: tuple[str, str]
+    """The generator with its seed, and the arrangement: what candidates of one order share."""
+    inflation: float
+    """How much wider than over pairs the spread over this arrangement's items is."""
+
+
+@dataclass(frozen=True)
+class Searched:
+    """How many candidates under how many seeds a search looked at, and whether it came to its end."""
+
+    tried: int
+    seeds: int
+    finished: bool
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An arrangement's items: ``sums`` (Q, M) over the pairs of each, ``sizes`` (M,), counts to try."""
+
+    sums: np.ndarray
+    sizes: np.ndarray
+    counts: Mapping[int, tuple[float, str]]
+    inflation: float
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One random order of an arrangement's items."""
+
+    arrangement: Arrangement
+    seed: int
+    words: str
+    usual: bool
+
+
+def arrangements(inputs: Tensor, swap: bool) -> list[Arrangement]:
+    """The arrangements of operand pairs ``inputs`` (N, 2); other inputs only come in their own order."""
+    n = len(inputs)
+    own = Arrangement("own", "the pairs in the order of the task", np.arange(n), n)
+    if inputs.ndim != 2 or inputs.shape[1] != 2 or inputs.is_floating_point():
+        return [own]
+    a, b = inputs[:, 0].numpy(), inputs[:, 1].numpy()
+    found = [
+        Arrangement("a-major", "the pairs in the order a·p + b", _places(a, b), n),
+        Arrangement("b-major", "the pairs in the order b·p + a", _places(b, a), n),
+    ]
+    if swap:
+        low, high = np.minimum(a, b), np.maximum(a, b)
+        both = _places(low, high)
+        size = int(both.max()) + 1
+        found.append(Arrangement("a ≤ b", UNORDERED, both, size))
+    for name, column in (("a", a), ("b", b)):
+        label = _places(column, np.zeros_like(column))
+        words = f"the values of {name}, each with all its pairs"
+        found.append(Arrangement(f"by {name}", words, label, int(label.max()) + 1))
+    return found
+
+
+def half(inputs: Tensor) -> tuple[np.ndarray, Arrangement]:
+    """The pairs with a ≤ b, as a mask (N,), and the arrangement of a data set that holds no others."""
+    a, b = inputs[:, 0].numpy(), inputs[:, 1].numpy()
+    inside = a <= b
+    label = _places(a[inside], b[inside])
+    words = "the pairs with a ≤ b, the only ones of the data"
+    return inside, Arrangement("only a ≤ b", words, label, len(label))
+
+
+def _places(major: np.ndarray, minor: np.ndarray) -> np.ndarray:
+    """(N,) the place of each pair among the distinct ones, ordered by ``major`` and then ``minor``."""
+    return np.unique(major.astype(np.int64) * (int(minor.max()) + 1) + minor, return_inverse=True)[1]
+
+
+def orders(seed: int, size: int) -> Iterator[tuple[str, Order, np.ndarray | None]]:
+    """(words, the items in random order, the sorted draws of a threshold rule) of each generator."""
+    if 0 <= seed < 2**63:
+        torch_generator = torch.Generator().manual_seed(seed)
+        words = f"torch.randperm(N) after manual_seed({seed})"
+        yield words, torch.randperm(size, generator=torch_generator).numpy(), None
+    if 0 <= seed < 2**32:
+        words = f"numpy.random.permutation(N) after seed({seed})"
+        yield words, np.random.RandomState(seed).permutation(size), None
+    if seed >= 0:
+        yield f"default_rng({seed}).permutation(N)", np.random.default_rng(seed).permutation(size), None
+    shuffled = list(range(size))
+    random.Random(seed).shuffle(shuffled)
+    yield f"random.shuffle after random.seed({seed})", np.array(shuffled), None
+    if 0 <= seed < 2**63:
+        draws = torch.rand(size, generator=torch.Generator().manual_seed(seed)).numpy().astype(np.float64)
+        yield f"torch.rand(N) after manual_seed({seed})", *_thresholds(draws)
+    if 0 <= seed < 2**32:
+        draws = np.random.RandomState(seed).random_sample(size)
+        yield f"numpy.random.rand(N) after seed({seed})", *_thresholds(draws)
+
+
+def _thresholds(draws: np.ndarray) -> tuple[Order, np.ndarray]:
+    order = np.argsort(draws, kind="stable")
+    return order, draws[order]
+
+
+def drawn_by_count(seed: int, size: int, count: int) -> Iterator[tuple[str, Order]]:
+    """(words, the items drawn) of the generators whose draw depends on how many are drawn."""
+    # random.sample keeps a set of what it drew where few are drawn, and else exchanges as shuffle does
+    if 21 + (4 ** math.ceil(math.log(count * 3, 4)) if count > 5 else 0) < size:
+        yield (
+            f"random.sample after random.seed({seed})",
+            np.array(random.Random(seed).sample(range(size), count)),
+        )
+    if seed >= 0:
+        drawn = np.random.default_rng(seed).choice(size, count, replace=False)
+        yield f"default_rng({seed}).choice(N, n, replace=False)", drawn
+
+
+def counts_of(size: int, fractions: Sequence[float], exact: int | None) -> dict[int, tuple[float, str]]:
+    """How many of ``size`` items → the fraction and the rule, by ``int``, ``round`` and ``ceil``."""
+    found: dict[int, tuple[float, str]] = {}
+    rules: tuple[tuple[str, Callable[[float], int]], ...] = (
+        ("int", int),
+        ("round", round),
+        ("ceil", math.ceil),
+    )
+    for fraction in fractions:
+        for name, rule in rules:
+            count = rule(fraction * size)
+            if 0 < count < size:
+                found.setdefault(count, (fraction, f"{name}({fraction:.4g} · N)"))
+    if exact is not None and 0 < exact < size:
+        found.setdefault(exact, (exact / size, f"{exact}"))
+    return found
+
+
+class Search:
+    """The search of one run: what is measured of its pairs, summed along any order of the items."""
+
+    def __init__(
+        self,
+        evidence: Evidence,
+        arranged: Sequence[Arrangement],
+        fractions: Sequence[float],
+        known: Sequence[float],
+        exact: int | None,
+    ) -> None:
+        self.evidence, self.arranged, self.fractions = evidence, arranged, fractions
+        self.any_count = exact is None
+        values = [evidence.values_of(one) for one in evidence.screened]
+        self.quantities = np.concatenate([evidence.scores, np.array(values).reshape(-1, evidence.n)])
+        self.measured = {one.name: self._measured(one, exact) for one in arranged}
+        # counts that a generator has to be run for: those that are known, else the commonest
+        likely = [*known, *([exact / evidence.n] if exact else [])] or list(LIKELY_FRACTIONS)
+        self.drawn_counts = counts_of(evidence.n, likely, exact)
+        self.kept: list[Candidate] = []
+        self.tried = 0
+        undecided = 0.02 < evidence.accuracy[evidence.ranked[0]] < 0.95
+        self.top = np.cumsum(np.sort(evidence.scores[0])[::-1]) if undecided else None
+
+    def _measured(self, one: Arrangement, exact: int | None) -> Measured:
+        sums = np.array([np.bincount(one.label, row, one.size) for row in self.quantities])
+        sizes = np.bincount(one.label, minlength=one.size)
+        # the spread of a sum over random items, against that over as many random pairs
+        means = self.quantities.mean(axis=1, keepdims=True)
+        over_items = np.sqrt(np.square(sums - means * sizes).sum(axis=1))
+        over_pairs = self.quantities.std(axis=1) * math.sqrt(self.evidence.n)
+        inflation = float(np.max(over_items / np.maximum(over_pairs, 1e-300), initial=1.0))
+        exact = exact if one.size == self.evidence.n else None
+        return Measured(sums, sizes, counts_of(one.size, self.fractions, exact), inflation)
+
+    def run(self, seeds: Sequence[int], seconds: float, enough: Callable[[], bool]) -> Searched:
+        """Every recipe under ``seeds`` in turn, until ``seconds`` are over or ``enough`` was found."""
+        began, done, found = time.perf_counter(), 0, False
+        for seed in seeds:
+            self.try_seed(seed)
+            done += 1
+            found = enough()
+            if found or time.perf_counter() - began > seconds:
+                break
+        return Searched(self.tried, done, found or done == len(seeds))
+
+    def best(self) -> tuple[Candidate, ...]:
+        """The strongest candidates, each set of pairs once, the usual recipe before others for the same."""
+        ordered = sorted(self.kept, key=lambda one: (-round(one.strength, 6), not one.usual))
+        once: dict[bytes, Candidate] = {}
+        for one in ordered:
+            once.setdefault(np.packbits(one.mask).tobytes(), one)
+        return tuple(list(once.values())[:MOST_KEPT])
+
+    def try_seed(self, seed: int) -> None:
+        for size in {one.size for one in self.arranged}:
+            arranged = [one for one in self.arranged if one.size == size]
+            for index, (words, order, draws) in enumerate(orders(seed, size)):
+                for one in arranged:
+                    usual = index == 0 and one.name in ("a-major", "own")
+                    self._along(Draw(one, seed, words, usual), order, draws)
+            if size == self.evidence.n:
+                for count, (fraction, rule) in self.drawn_counts.items():
+                    for words, order in drawn_by_count(seed, size, count):
+                        for one in arranged:
+                            draw = Draw(one, seed, words, False)
+                            measured = self.measured[one.name]
+                            sums = measured.sums[:, order].sum(axis=1, keepdims=True)
+                            n_pairs = np.array([measured.sizes[order].sum()])
+                            for _, strength in self._worthy(sums, n_pairs, measured.inflation):
+                                self._keep(draw, order, f"the {rule}", fraction, strength)
+
+    def _along(self, draw: Draw, order: Order, draws: np.ndarray | None) -> None:
+        """Every count of items from either end of one order."""
+        one, measured = draw.arrangement, self.measured[draw.arrangement.name]
+        rules: Mapping[int, tuple[float, str]] = measured.counts
+        if draws is not None:
+            below = [(f, int(np.searchsorted(draws, f))) for f in self.fractions]
+            rules = {count: (f, f"below {f:.4g}") for f, count in below if 0 < count < one.size}
+        # rows of the transpose lie together in memory
+        running = np.cumsum(np.take(measured.sums.T, order, axis=0), axis=0).T
+        uniform = one.size == self.evidence.n
+        pairs = np.arange(1, one.size + 1) if uniform else np.cumsum(measured.sizes[order])
+        counts = np.array(list(rules), dtype=np.int64)
+        both = draws is None
+        places = np.concatenate([counts - 1, one.size - counts - 1]) if both else counts - 1
+        if not len(places):
+            return
+        sums, n_pairs = running[:, places], pairs[places]
+        if both:
+            sums[:, len(counts) :] = running[:, -1:] - sums[:, len(counts) :]
+            n_pairs[len(counts) :] = pairs[-1] - n_pairs[len(counts) :]
+        for index, strength in self._worthy(sums, n_pairs, measured.inflation):
+            count = int(counts[index % len(counts)])
+            fraction, rule = rules[count]
+            if draws is not None:
+                self._keep(draw, order[:count], f"those {rule}", fraction, strength)
+            elif index < len(counts):
+                self._keep(draw, order[:count], f"the first {rule}", fraction, strength)
+            else:
+                late = replace(draw, usual=False)
+                self._keep(late, order[one.size - count :], f"the last {rule}", fraction, strength)
+        if self.any_count and both and uniform and one.name in ("a-major", "own"):
+            self._at_any_count(draw, order, running)
+
+    def _at_any_count(self, draw: Draw, order: Order, running: np.ndarray) -> None:
+        """The count at which the losses separate best, where no fraction is sure."""
+        n = self.evidence.n
+        size = np.arange(1, n)
+        z = running[0, :-1] / np.sqrt(size * (n - size) / (n - 1))
+        for end, place in (("first", int(z.argmax())), ("last", int(z.argmin()))):
+            first = end == "first"
+            count = place + 1 if first else n - place - 1
+            sums = running[:, place] if first else running[:, -1] - running[:, place]
+            for _, strength in self._worthy(sums[:, None], np.array([count]), 1.0):
+                picked = order[:count] if first else order[n - count :]
+                words = f"the {end} {count}, which separates the losses best,"
+                # one of N counts was chosen
+                self._keep(draw, picked, words, count / n, strength - math.log10(n))
+
+    def _worthy(self, sums: np.ndarray, n_pairs: np.ndarray, inflation: float) -> list[tuple[int, float]]:
+        """(which, strength) of the candidates with sums (Q, K) over (K,) pairs that may be the split."""
+        self.tried += len(n_pairs)
+        n, ranked = self.evidence.n, len(self.evidence.scores)
+        size = np.minimum(np.maximum(n_pairs, 1), n - 1).astype(np.float64)
+        z = sums[:ranked].max(axis=0) / (inflation * np.sqrt(size * (n - size) / (n - 1)))
+        # −log₁₀ of the tail of a standard normal, to the leading order
+        strength = np.where(z > 0, z * z / (2 * math.log(10)), 0.0)
+        by_save: dict[int, np.ndarray] = {}
+        for row, one in enumerate(self.evidence.screened, start=ranked):
+            close = may_be_close(one, size, sums[row], inflation)
+            if close.any():
+                found = np.zeros(len(size))
+                found[close] = surprises(one, size[close], sums[row][close], inflation)
+                by_save[one.save] = np.maximum(by_save.get(one.save, 0.0), found)
+        if by_save:
+            strength = np.maximum(strength, combined(list(by_save.values())))
+        if self.top is not None:
+            # almost the pairs that a memorised save knows, which no arrangement does by chance
+            known = sums[0] >= KNOWN_SHARE * self.top[size.astype(np.int64) - 1]
+            strength[known & (sums[0] > 0)] = np.maximum(strength[known & (sums[0] > 0)], LEAST_STRENGTH)
+        strength[(n_pairs <= 0) | (n_pairs >= n)] = 0
+        return [(int(k), float(strength[k])) for k in np.flatnonzero(strength >= LEAST_STRENGTH)]
+
+    def _keep(self, draw: Draw, picked: Order, taken: str, fraction: float, strength: float) -> None:
+        one = draw.arrangement
+        chosen = np.zeros(one.size, dtype=bool)
+        chosen[picked] = True
+        mask = chosen[one.label]
+        recipe = f"{draw.words}: {taken} of {one.words}"
+        inflation = self.measured[one.name].inflation
+        order = draw.words, one.name
+        self.kept.append(Candidate(mask, draw.seed, fraction, recipe, draw.usual, strength, order, inflation))
+        if len(self.kept) > 20 * MOST_KEPT:
+            self.kept = list(self.best())
