@@ -118,6 +118,8 @@ def declared_card(found: Understood) -> dict[str, Any]:
     task = {name: settings[key] for name, key in (("operation", "op"), ("p", "p")) if key in settings}
     if "group" in settings:
         task = {"operation": "group", "group": settings["group"], "p": function.p}
+    if "softmax over" in function.assignment:
+        task["softmax"] = function.assignment["softmax over"]
     return {"title": function.space.title, **function.space.declare(function.assignment), "task": task}
 
 

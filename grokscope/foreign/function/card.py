@@ -236,7 +236,13 @@ def _known_settings(section: Mapping[str, Any], family: Family, where: str) -> N
             )
 
 
-_TASK_KEYS = ("operation", "p", "group", "order")
+_TASK_KEYS = ("operation", "p", "group", "order", "softmax")
+_SOFTMAX = ("the residues", "all logits")
+
+
+def softmax_options(task: Mapping[str, Any]) -> tuple[str, ...]:
+    """Over which logits the loss was taken: as the card says, or both ways where it does not."""
+    return (task["softmax"],) if "softmax" in task else _SOFTMAX
 
 
 _SPLIT_KEYS = ("recipe", "seed", "train_fraction")
@@ -253,6 +259,11 @@ def _only(section: Mapping[str, Any], keys: tuple[str, ...], what: str, where: s
 
 def _known_task(section: Mapping[str, Any], where: str) -> None:
     _only(section, _TASK_KEYS, "task", where)
+    softmax = section.get("softmax", _SOFTMAX[0])
+    if softmax not in _SOFTMAX:
+        raise GrokscopeError(
+            f"reading card {where}: task.softmax is {softmax!r}, expected one of {', '.join(_SOFTMAX)}"
+        )
     p = section.get("p")
     if p is not None and (not isinstance(p, int) or isinstance(p, bool) or p < 2):
         raise GrokscopeError(f"reading card {where}: task.p is {p!r}, expected a whole number of at least 2")

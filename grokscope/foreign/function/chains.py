@@ -20,6 +20,7 @@ from torch import Tensor
 
 from grokscope.errors import GrokscopeError
 from grokscope.foreign.function import recorded_settings as recorded
+from grokscope.foreign.function.card import softmax_options
 from grokscope.foreign.function.layout import Layout, Unrecognised, listing
 from grokscope.foreign.function.space import Assignment, Choice, Space, Tokens, Translate
 from grokscope.foreign.function.tokens import token_options
@@ -117,7 +118,7 @@ def chain_space(
         Choice("activation", activations, word[1] if word else ""),
     )
     if any(chain.logits > tokens.out_offset + tokens.p for *_, chain, tokens in order):
-        choices = (*choices, Choice("softmax over", ("the residues", "all logits")))
+        choices = (*choices, Choice("softmax over", softmax_options(task)))
     first = chains[0]
     known = [
         f"{len(first.maps)} matrices in a chain"

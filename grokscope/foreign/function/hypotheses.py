@@ -80,16 +80,25 @@ def _of_choice(
         return Hypothesis(
             name.replace("_", " "), shown, "recorded" if recorded else "assumed", written + untried
         )
-    same = [trial for trial in others if alike(trial, winner)]
-    different = [trial for trial in others if not alike(trial, winner)]
+    same = [trial for trial in others if alike(trial, winner) and not _told_apart(trial, winner, errors)]
+    different = [trial for trial in others if not any(trial is one for one in same)]
     rival = _rival(different, winner, errors)
     if rival is None:
         listed = " or ".join(told(trial.assignment[choice.about]) for trial in same[:3])
         evidence = f"{written}no answer depends on it: the same with {listed}"
         return Hypothesis(name.replace("_", " "), shown, "recorded" if recorded else "ambiguous", evidence)
     evidence = written + _compared(winner, rival, choice.about, errors)
+    if same:
+        evidence += f"; as good is {told(same[0].assignment[choice.about])}"
+        return Hypothesis(name.replace("_", " "), shown, "recorded" if recorded else "ambiguous", evidence)
     basis: Basis = "tested" if _clear(winner, rival, errors) else ("recorded" if recorded else "ambiguous")
     return Hypothesis(name.replace("_", " "), shown, basis, evidence)
+
+
+def _told_apart(one: Trial, other: Trial, errors: Mapping[int, float | None]) -> bool:
+    """Whether the recorded losses distinguish hypotheses that answer alike."""
+    its, mine = errors.get(id(one)), errors.get(id(other))
+    return its is not None and mine is not None and max(its, mine) >= CLEAR_RATIO * min(its, mine)
 
 
 def _rival(others: Sequence[Trial], winner: Trial, errors: Mapping[int, float | None]) -> Trial | None:

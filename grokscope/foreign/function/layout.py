@@ -248,7 +248,10 @@ def _gates_in_place(placed: _Placing) -> None:
         if roles == ("mlp_gate",) and inward and gate and _NUMBERED.search(gate[0]):
             first = _NUMBERED.search(inward[0])
             if first and first[1] == "1":
-                placed[("mlp_gate",), layer], placed[("mlp_in",), layer] = {-1: inward}, {-1: gate}
+                for ending in ("", "_bias"):
+                    one, other = ((f"mlp_gate{ending}",), layer), ((f"mlp_in{ending}",), layer)
+                    if one in placed and other in placed:
+                        placed[one], placed[other] = placed[other], placed[one]
 
 
 def _by_elimination(name: str, tensors: Mapping[str, Tensor], placed: _Placing) -> bool:
@@ -286,7 +289,8 @@ def _no_weight(name: str, tensors: Mapping[str, Tensor], placed: _Placing, const
     """Why a tensor that no part claims is no weight; ``None`` where it may be one."""
     value = tensors[name]
     why = buffer_named(name, value.ndim, value.dtype.is_floating_point)
-    if why is None:
+    # biases at zero and gains at one are equal without being copies
+    if why is None and bool((value != value.flatten()[:1]).any()):
         claimed = [one for by_head in placed.values() for one, _ in by_head.values()]
         original = next((one for one in claimed if same(value, tensors[one])), None)
         why = f"a copy of {original}" if original else None

@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import NamedTuple
 
 import torch
@@ -53,6 +54,9 @@ SLOW = 0.25
 SECONDS = 6.0
 EXPLAINED = 3e-6
 """Typical error from which on nothing nearer is looked for: the rounding of float32, summed over the pairs."""
+
+ALMOST = 1e-3
+"""Typical error from which down only what hardly matters can still be wrong."""
 
 UNEXPLAINED = 0.02
 """Typical error that one step does not make: the function or the split is another."""
@@ -203,11 +207,28 @@ class _Descent:
             before, nearest = nearest, self._lowest(nearest)
             if nearest is before:
                 break
+        if EXPLAINED < self._error(nearest) < ALMOST:
+            # two things that hardly matter may be wrong together
+            for trial in self._fine_variants(nearest):
+                self._measure(trial)
+            nearest = self._lowest(nearest)
         if self._error(first) < CLEAR_RATIO * self._error(nearest):
             nearest = first
         self._compare(nearest)
+        lowest = self._lowest(nearest)
+        if CLEAR_RATIO * self._error(lowest) <= self._error(nearest):
+            nearest = lowest
         answered = self.answered if nearest is self.searched.best else None
         return Nearest(nearest, answered, self.errors, self.new)
+
+    def _fine_variants(self, trial: Trial) -> Iterator[Trial]:
+        """Every combination of activation, late choices and the logits of the softmax."""
+        fine = [one for one in self.space.choices if one.late or one.about in ("activation", "softmax over")]
+        for options in product(*(one.options for one in fine)):
+            changed = dict(zip((one.about for one in fine), options, strict=True))
+            varied = self._trial({**trial.assignment, **changed}, trial)
+            if varied is not None and varied.nats >= NEAR * trial.nats:
+                yield varied
 
     def _compare(self, winner: Trial) -> None:
         """Measure what differs from the winner in one choice and answers as well: its runners-up."""

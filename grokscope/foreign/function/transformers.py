@@ -17,7 +17,7 @@ from torch import Tensor
 
 from grokscope.errors import GrokscopeError
 from grokscope.foreign.function import recorded_settings as recorded
-from grokscope.foreign.function.card import TARGETS
+from grokscope.foreign.function.card import TARGETS, softmax_options
 from grokscope.foreign.function.hypotheses import told
 from grokscope.foreign.function.layout import COMMON_NAMES, SINUSOIDS, Layout, Unrecognised
 from grokscope.foreign.function.sizes import Contradiction, Solution, parse_axes, solve
@@ -179,7 +179,7 @@ def _choices(
     else:
         choices.append(Choice("read", ("last", "mean", "first", "position:1")))
     if any(c > one.out_offset + one.p for one in tokens):
-        choices.append(Choice("softmax over", ("the residues", "all logits")))
+        choices.append(Choice("softmax over", softmax_options(task)))
     return choices
 
 

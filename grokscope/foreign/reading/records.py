@@ -5,6 +5,7 @@ Scope: the values of the machine in ``inert`` that are not plain data yet. None 
 
 from __future__ import annotations
 
+import abc
 from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -63,13 +64,14 @@ class Record:
                 self.attributes = {**kept, **part}
 
 
-class Buildable:
+class Buildable(abc.ABC):
     """What ``rebuilt`` makes of a known class that takes its content in a second step."""
 
     __slots__ = ()
 
+    @abc.abstractmethod
     def build(self, machine: Machine, state: Any) -> None:
-        raise NotImplementedError
+        """Take the content, ``state``, as plain data."""
 
 
 class Met:
