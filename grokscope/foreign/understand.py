@@ -22,7 +22,7 @@ from grokscope.foreign.function import recorded_settings as written
 from grokscope.foreign.function.bare_weights import user_space, weights_model
 from grokscope.foreign.function.card import Card
 from grokscope.foreign.function.chains import chain_space
-from grokscope.foreign.function.layout import Unrecognised, lay_out
+from grokscope.foreign.function.layout import Unrecognised, lay_out, short_names
 from grokscope.foreign.function.rebuild import Answered, Function, answered_by, choose_function
 from grokscope.foreign.function.search import (
     SOME_NATS,
@@ -93,6 +93,8 @@ def understand(
     Raises:
         GrokscopeError: a card or a function that does not fit the tensors, or no weight among them.
     """
+    saves = tuple(replace(one, tensors=short_names(one.tensors)) for one in source.snapshots)
+    source = replace(source, snapshots=saves)
     if how.card is not None:
         source = _with_card_facts(source, how.card)
     found = replace(_understood(source, how), user_function=how.function)

@@ -100,6 +100,15 @@ def lay_out(
     return loose
 
 
+def short_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with wrapped components called by their plain names, where no other has that name."""
+    found: dict[str, Tensor] = {}
+    for name, value in tensors.items():
+        short = name.replace(_BRIDGE, "")
+        found[name if short in tensors or short in found else short] = value
+    return found
+
+
 def without_aliases(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors without the doubled names of wrapped components, and those that were dropped."""
     plain: dict[str, Tensor] = {}
@@ -176,6 +185,8 @@ def _by_vocabulary(
         why = buffer_named(name, value.ndim, value.dtype.is_floating_point)
         if why is None and is_sinusoidal(value):
             why = SINUSOIDS
+        if why is None:
+            why = _second_name(name, value, tensors, placed)
         if why is not None:
             ignored[name] = why
         elif not _understand(name, value, placed):
@@ -285,15 +296,35 @@ def _without_second_head(tensors: Mapping[str, Tensor], placed: _Placing, ignore
             ignored[name] = f"a copy of {original}: the head is tied to it"
 
 
+def _second_name(name: str, value: Tensor, tensors: Mapping[str, Tensor], placed: _Placing) -> str | None:
+    """Which tensor of the same meaning a tensor repeats, as wrapped components have it."""
+    for meaning in meanings(name, value.ndim):
+        claimed = placed.get((meaning.roles, meaning.layer or 0), {})
+        original = claimed.get(-1 if meaning.head is None else meaning.head)
+        if original and same(value, tensors[original[0]]) and _varies(value):
+            return f"a copy of {original[0]}"
+    return None
+
+
+def _varies(value: Tensor) -> bool:
+    """Whether entries differ: biases at zero and gains at one are equal without being copies."""
+    return bool((value != value.flatten()[:1]).any())
+
+
+def _copy_of(value: Tensor, tensors: Mapping[str, Tensor], placed: _Placing) -> str | None:
+    """Which claimed tensor a tensor repeats."""
+    if not _varies(value):
+        return None
+    claimed = (one for by_head in placed.values() for one, _ in by_head.values())
+    original = next((one for one in claimed if same(value, tensors[one])), None)
+    return f"a copy of {original}" if original else None
+
+
 def _no_weight(name: str, tensors: Mapping[str, Tensor], placed: _Placing, constant: set[str]) -> str | None:
     """Why a tensor that no part claims is no weight; ``None`` where it may be one."""
     value = tensors[name]
     why = buffer_named(name, value.ndim, value.dtype.is_floating_point)
-    # biases at zero and gains at one are equal without being copies
-    if why is None and bool((value != value.flatten()[:1]).any()):
-        claimed = [one for by_head in placed.values() for one, _ in by_head.values()]
-        original = next((one for one in claimed if same(value, tensors[one])), None)
-        why = f"a copy of {original}" if original else None
+    why = why or _copy_of(value, tensors, placed)
     if why is None and name in constant:
         why = NOT_TRAINED
     return why

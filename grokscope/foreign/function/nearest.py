@@ -32,6 +32,7 @@ from grokscope.foreign.function.search import (
     operation_task,
     outcomes,
     swapped_space,
+    tame,
     tokens_of,
     tried,
 )
@@ -218,6 +219,7 @@ class _Descent:
         lowest = self._lowest(nearest)
         if CLEAR_RATIO * self._error(lowest) <= self._error(nearest):
             nearest = lowest
+            self._compare(nearest)
         answered = self.answered if nearest is self.searched.best else None
         return Nearest(nearest, answered, self.errors, self.new)
 
@@ -329,7 +331,9 @@ def _by_training(
         return Nearest(first, answered)
     mask, tensors = torch.as_tensor(answered.split.mask), source.snapshots[-1].tensors
     near = [
-        one for one in searched.trials if _comparable(one, first) and one.firm_nats >= NEAR * first.firm_nats
+        one
+        for one in searched.trials
+        if _comparable(one, first) and one.firm_nats >= NEAR * first.firm_nats and tame(one) >= tame(first)
     ]
     near = [first, *[one for one in near if one is not first]][:MOST_BY_TRAINING]
     worst: dict[int, float] = {}

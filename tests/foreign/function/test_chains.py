@@ -14,8 +14,11 @@ from grokscope.foreign.gathering.facts import Facts
 P, D, M = 7, 5, 9
 
 
+GENERATOR = torch.Generator().manual_seed(0)
+
+
 def randn(*shape: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=torch.float64)
+    return torch.randn(shape, generator=GENERATOR, dtype=torch.float64)
 
 
 def space_of(tensors: dict[str, Tensor]) -> Space | Unrecognised:

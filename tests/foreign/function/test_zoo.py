@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 import grokscope
 from grokscope.errors import GrokscopeError
@@ -29,7 +30,7 @@ def marked(specimens: tuple[Specimen, ...]) -> list:
 
 @pytest.fixture(scope="module")
 def understood(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Specimen], Understood]:
-    """What is found out about a specimen from the files of its author, once a session."""
+    """What is found out about a specimen from the files of its author, once a test run."""
 
     @cache
     def found(one: Specimen) -> Understood:
@@ -144,3 +145,44 @@ def test_imports_are_measured(name: str, tmp_path: Path):
         logits = run.model.forward(as_float64(run.params(len(run.steps) - 1)), run.task.inputs)
         right = (logits.argmax(-1) == run.task.targets)[run.task.train_mask]
         assert float(right.double().mean()) > 0.99
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("of_original", [False, True])
+def test_a_bridge_and_what_it_wraps(of_original: bool, tmp_path: Path):
+    pytest.importorskip("transformer_lens")
+    from transformer_lens.model_bridge import TransformerBridge
+
+    p = 11
+    sizes = {"n_layers": 1, "d_model": 32, "n_ctx": 3, "d_head": 8, "n_heads": 4, "d_mlp": 64}
+    config = {
+        **sizes,
+        "act_fn": "relu",
+        "d_vocab": p + 1,
+        "d_vocab_out": p,
+        "normalization_type": None,
+        "seed": 0,
+    }
+    with torch.random.fork_rng(devices=[]):
+        bridge = TransformerBridge.boot_native(config, device="cpu")  # pyright: ignore[reportAttributeAccessIssue]
+    pairs = torch.cartesian_prod(torch.arange(p), torch.arange(p))
+    tokens = torch.cat([pairs, torch.full((p * p, 1), p)], dim=1)
+    answers = pairs.sum(dim=1) % p
+    train = torch.randperm(p * p, generator=torch.Generator().manual_seed(0))[:72]
+    optimizer = torch.optim.AdamW(bridge.parameters(), lr=5e-3)
+    for _ in range(150):
+        optimizer.zero_grad()
+        cross_entropy(bridge(tokens[train])[:, -1], answers[train]).backward()
+        optimizer.step()
+    with torch.no_grad():
+        logits = bridge(tokens)[:, -1]
+    state = (bridge.original_model if of_original else bridge).state_dict()
+    loss = cross_entropy(logits[train], answers[train]).item()
+    torch.save({"model_state_dict": state, "train_loss": loss}, tmp_path / "model.pt")
+    (source,), _ = gather([tmp_path / "model.pt"])
+    found = understand(source, Reading(), [], str(tmp_path))
+    assert found.function is not None, found.why
+    assert found.function.operation == "add"
+    ours = found.model.forward(found.saves[-1], pairs)
+    torch.testing.assert_close(ours, logits, rtol=1e-4, atol=1e-4)

@@ -1,7 +1,7 @@
 """Small networks as strangers write, train and save them; none of the code under test takes part in any.
 
 Every module takes (N,) operands a and b and returns (N, C) logits of the answer. A :class:`Specimen` says what
-it is trained on and how its author saves it; :func:`grown` trains it once a session.
+it is trained on and how its author saves it; :func:`grown` trains it once a test run.
 """
 
 # torch types what a module holds as Tensor or Module, and strangers do not cast
@@ -1055,7 +1055,7 @@ SPECIMENS: tuple[Specimen, ...] = (
     Specimen("mlp-S3", lambda p: EmbeddedMLP(p), training_state, p=6, rule=product("S3", True), fraction=0.8),
     Specimen("encoder-A4", EncoderNet, training_state, p=12, rule=product("A4", False), slow=True),
     Specimen("mlp-S4", lambda p: EmbeddedMLP(p), training_state, p=24, rule=product("S4", True), slow=True),
-    Specimen("image-gpt", ImageGPT, training_state, slow=True),
+    Specimen("image-gpt", ImageGPT, training_state),
     Specimen("meta-llama", MetaNet, safetensors, rule="a-b", config={"n_heads": 4}, slow=True),
     Specimen("vit-lists", VitNet, training_state),
     Specimen("flax-mlp", lambda p: EmbeddedMLP(p), flax),
