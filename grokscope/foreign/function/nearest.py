@@ -29,10 +29,10 @@ from grokscope.foreign.function.search import (
     Trial,
     alike,
     core,
+    is_tame,
     operation_task,
     outcomes,
     swapped_space,
-    tame,
     tokens_of,
     tried,
 )
@@ -333,7 +333,9 @@ def _by_training(
     near = [
         one
         for one in searched.trials
-        if _comparable(one, first) and one.firm_nats >= NEAR * first.firm_nats and tame(one) >= tame(first)
+        if _comparable(one, first)
+        and one.firm_nats >= NEAR * first.firm_nats
+        and is_tame(one) >= is_tame(first)
     ]
     near = [first, *[one for one in near if one is not first]][:MOST_BY_TRAINING]
     worst: dict[int, float] = {}

@@ -261,7 +261,7 @@ def ranked(trials: Sequence[Trial]) -> list[Trial]:
     nats = {id(trial): trial.firm_nats if firmly else trial.nats for trial in trials}
     most = max(nats.values())
     near = [trial for trial in trials if nats[id(trial)] >= NEAR * most]
-    tame = [trial for trial in near if tame(trial)] or near
+    tame = [trial for trial in near if is_tame(trial)] or near
     floor = min(trial.loss for trial in tame)
     plausible = [trial for trial in tame if trial.loss <= FAR_LOSS * floor]
     plausible.sort(key=lambda trial: trial.departure)
@@ -279,7 +279,7 @@ def _by_firmness(trials: Sequence[Trial]) -> bool:
     return max(trial.firm for trial in trials if trial.nats >= 0.5 * best.nats) >= 0.3 * best.accuracy
 
 
-def tame(trial: Trial) -> bool:
+def is_tame(trial: Trial) -> bool:
     """Whether nothing in a hypothesis inflates the logits, which would make its loss small by itself."""
     given = trial.assignment
     return given.get("activation") not in _UNBOUNDED and given.get("embedding_scale", 1.0) <= 1.0

@@ -106,6 +106,27 @@ def test_split_is_found(one: Specimen, understood: Callable[[Specimen], Understo
     assert set(map(tuple, ours.tolist())) == set(map(tuple, theirs.tolist()))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("one", [pytest.param(one, id=one.name) for one in zoo.SPECIMENS if one.recorded])
+def test_without_a_record_nothing_wrong_is_called_tested(
+    one: Specimen, understood: Callable[[Specimen], Understood], tmp_path: Path
+):
+    """The state dict alone: what differs from the function that the record tells is called ambiguous."""
+    (source,), _ = gather([zoo.bare(tmp_path, zoo.grown(one))])
+    found, known = understand(source, Reading(), [], str(tmp_path)), understood(one).function
+    assert known is not None
+    if found.function is None:
+        assert "not proved" in found.why
+        return
+    assert (found.function.operation, found.function.p) == (known.operation, known.p)
+    names = {"tokens": "modulus and prompt", "chain": "chain and modulus"}
+    basis = {row.about: row.basis for row in found.function.hypotheses}
+    for about, value in known.assignment.items():
+        mine = found.function.assignment.get(about)
+        if mine != value and about not in ("tokens", "chain"):
+            assert basis.get(names.get(about, about.replace("_", " ")), "ambiguous") == "ambiguous"
+
+
 @pytest.mark.parametrize("one", marked(zoo.UNKNOWN))
 def test_what_is_not_known_is_not_claimed(one: Specimen, understood: Callable[[Specimen], Understood]):
     found = understood(one)
