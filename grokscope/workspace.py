@@ -17,20 +17,14 @@ if TYPE_CHECKING:
 def settle_process() -> None:
     """Settings of this process alone: one thread, and no returning of memory between steps.
 
-    Small matrices lose time on a second thread, and glibc gives the heap back after every step otherwise.
+    Small matrices lose time on a second thread.
     """
-    import ctypes
-
     import torch
 
+    from grokscope.training.machine import keep_heap
+
     torch.set_num_threads(1)
-    trim_threshold, mmap_threshold, large = -1, -3, 1 << 30
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(trim_threshold, large)
-        libc.mallopt(mmap_threshold, large)
-    except (OSError, AttributeError):
-        pass  # another C library: only slower
+    keep_heap()
 
 
 def open_given(given: str, workspace: Path, function: UserFunction | None = None) -> Run:

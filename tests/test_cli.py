@@ -12,13 +12,10 @@ import os
 import pickle
 import re
 import resource
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,106 +24,15 @@ import pytest
 import torch
 
 from grokscope import cli
-from grokscope.training import read_recipe, recipe_from, train
+from grokscope.commands import stored
+from grokscope.training import read_recipe, train
 from grokscope.trajectory import Trajectory, verify_trajectory
 
-COMMANDS = ("quickstart", "train", "import", "catalog", "inspect", "probe", "report", "verify", "lens")
+COMMANDS = (
+    "quickstart", "train", "plan", "replay", "fork", "import", "catalog", "inspect", "probe", "report", "verify", "lens"
+)  # fmt: skip
 
-RECIPE = """
-name = "little"
-seed = 3
-
-[task]
-name = "modular"
-op = "add"
-p = 7
-train_fraction = 0.6
-
-[model]
-family = "mlp"
-d_embed = 6
-hidden = [12]
-
-[train]
-steps = 60
-lr = 1e-2
-weight_decay = 1.0
-
-[save]
-schedule = ["0:end:4"]
-evaluate = ["0:end:2"]
-snapshots = 20
-"""
-
-
-@dataclass
-class Result:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-    def error(self) -> str:
-        """The line of a command that failed before it began: the only one on stderr, no bar around it."""
-        assert "\r" not in self.err, self.err
-        assert self.err.count("\n") == 1, self.err
-        return self.last_line()
-
-    def last_line(self) -> str:
-        """The line of a command that failed on its way, as a terminal shows it below the bars."""
-        assert self.code == 2, (self.code, self.out, self.err)
-        assert "Traceback" not in self.err + self.out
-        line = self.err.rstrip("\n").rsplit("\n", 1)[-1].rsplit("\r", 1)[-1]
-        assert line.startswith("grokscope: "), self.err
-        return line
-
-
-Call = Callable[..., Result]
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """Run a command in this process."""
-
-    def run(*arguments: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["grokscope", *map(str, arguments)])
-        capsys.readouterr()
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as ended:
-            code = ended.code if isinstance(ended.code, int) else 1
-        captured = capsys.readouterr()
-        return Result(code, captured.out, captured.err)
-
-    return run
-
-
-def in_its_own_process(*arguments: object, **options: Any) -> Result:
-    done = subprocess.run(
-        [sys.executable, "-m", "grokscope.cli", *map(str, arguments)],
-        capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"}, **options,
-    )  # fmt: skip
-    return Result(done.returncode, done.stdout, done.stderr)
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace with one finished run, ``little-s3``; not to be changed."""
-    import tomllib
-
-    workspace = tmp_path_factory.mktemp("trained")
-    (workspace / "little.toml").write_text(RECIPE)
-    recipe = recipe_from(tomllib.loads(RECIPE), "little.toml")
-    train(recipe, workspace / "checkpoints" / "little-s3", device="cpu")
-    return workspace
-
-
-@pytest.fixture
-def workspace(trained: Path, tmp_path: Path) -> Path:
-    """A copy of that workspace to work in."""
-    return Path(shutil.copytree(trained, tmp_path / "workspace"))
+RECIPE = Path(__file__).with_name("little.toml").read_text()
 
 
 # Help
@@ -152,7 +58,7 @@ def test_importing_the_package_imports_nothing_heavy():
     assert done.stdout.strip() == "[]"
 
 
-def test_help_answers_in_under_half_a_second():
+def test_help_answers_in_under_half_a_second(in_its_own_process):
     """The best of a few, in processor time, since the machine may be busy with other things."""
     seconds = []
     for _ in range(4):
@@ -294,7 +200,7 @@ def test_other_failures_of_the_program_are_not_hidden(call, monkeypatch, trained
     def fail(*arguments: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(cli, "run_directory", fail)
+    monkeypatch.setattr(stored, "run_directory", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         call("verify", "little-s3", "--workspace", trained)
 
@@ -353,7 +259,9 @@ def test_a_stopped_command_is_gone_on_with(call, tmp_path, long_checksum, blow):
     assert verify_trajectory(path).checksum == long_checksum
 
 
-def test_a_full_disk_ends_in_one_line_and_keeps_what_was_committed(call, tmp_path, long_checksum):
+def test_a_full_disk_ends_in_one_line_and_keeps_what_was_committed(
+    call, in_its_own_process, tmp_path, long_checksum
+):
     recipe = long_recipe(tmp_path)
     arguments = ["train", str(recipe), "--workspace", str(tmp_path), "--device", "cpu"]
     limit = 450_000
@@ -637,7 +545,7 @@ def test_a_reader_that_goes_away_is_no_traceback(trained):
     assert "BrokenPipe" not in errors
 
 
-def test_an_error_in_its_own_process_exits_2_with_one_line(tmp_path):
+def test_an_error_in_its_own_process_exits_2_with_one_line(in_its_own_process, tmp_path):
     result = in_its_own_process("probe", "nothing", "--workspace", tmp_path)
     assert "nothing" in result.error()
     assert result.out == ""

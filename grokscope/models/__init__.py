@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from grokscope.errors import GrokscopeError
-from grokscope.models.anatomy import MapView, Model, Params, Part, as_float64
+from grokscope.models.anatomy import Linearised, MapView, Model, Params, Part, Pullback, as_float64
 from grokscope.models.composed import Composed, ComposedSettings
 from grokscope.models.deep_linear import DeepLinear, DeepLinearSettings
 from grokscope.models.mlp import MLP, MLPSettings
@@ -66,12 +66,14 @@ __all__ = [
     "ComposedSettings",
     "DeepLinear",
     "DeepLinearSettings",
+    "Linearised",
     "MLPSettings",
     "MapView",
     "Model",
     "ModelSettings",
     "Params",
     "Part",
+    "Pullback",
     "Transformer",
     "TransformerSettings",
     "WeightsOnly",

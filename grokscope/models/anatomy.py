@@ -7,7 +7,7 @@ h neurons. Matrices act on row vectors, ``x @ W``, so they are stored (in, out) 
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -15,10 +15,18 @@ import torch
 from torch import Tensor
 
 from grokscope.errors import Absent
+from grokscope.measures.blocks import FirstLayer, block_rows, block_slices
+from grokscope.measures.chain_rule import SampleNorms
 from grokscope.measures.regions import GatedForm
 
 Params = dict[str, Tensor]
 """A flat parameter dict."""
+
+Pullback = Callable[[Tensor], Params]
+"""From a gradient in the logits (N, C) to the gradient of every tensor."""
+
+Linearised = Callable[[Params], tuple[Tensor, Pullback]]
+"""From parameters to the logits (N, C) of fixed inputs, and their pullback."""
 
 Activation = Literal["relu", "gelu", "gelu_tanh", "silu", "quadratic", "tanh"]
 """``gelu`` is x Φ(x), ``gelu_tanh`` its tanh approximation, ``silu`` x σ(x), ``quadratic`` x²."""
@@ -69,6 +77,7 @@ class Model(abc.ABC):
         gated_block: the block whose tensors are the one layer of a gated form that writes into a residual
             stream, ``None`` where there is no such block or its tensors appear in the form more than once.
         output_scale: a constant c: logits = c (head_input @ unembeddingᵀ + bias).
+        stacks: whether :meth:`linearised` takes several runs at once, on leading axes.
         no_function: why nothing that needs the function may be measured, ``None`` where all may.
         no_anatomy: why nothing is known of what lies between inputs and logits, ``None`` where it is.
     """
@@ -83,6 +92,7 @@ class Model(abc.ABC):
     tied: bool = False
     gated_block: str | None = None
     output_scale: float = 1.0
+    stacks: bool = False
     no_function: Absent | None = None
     no_anatomy: Absent | None = None
 
@@ -93,6 +103,59 @@ class Model(abc.ABC):
     @abc.abstractmethod
     def forward(self, params: Params, inputs: Tensor) -> Tensor:
         """(N, C) logits (or outputs) of ``inputs`` (N, 2) int64 or (N, d)."""
+
+    def linearised(self, inputs: Tensor) -> Linearised:
+        """The logits of ``inputs`` as a function of the parameters, with the pullback to them.
+
+        Loss gradients in the logits are known in closed form, so trainer and probes need no graph of the loss,
+        and a model that knows its own structure needs none at all: if it ``stacks``, parameters and inputs may
+        share leading axes (…, N, 2), one run each. This is the plain way, for any family, without such axes.
+        """
+
+        def at(params: Params) -> tuple[Tensor, Pullback]:
+            with torch.enable_grad():
+                leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
+                logits = self.forward(leaves, inputs)
+
+            def pullback(delta: Tensor) -> Params:
+                found = torch.autograd.grad(logits, list(leaves.values()), delta, allow_unused=True)
+                return {
+                    name: torch.zeros_like(leaf) if grad is None else grad
+                    for (name, leaf), grad in zip(leaves.items(), found, strict=True)
+                }
+
+            return logits.detach(), pullback
+
+        return at
+
+    def logit_blocks(self, params: Params, inputs: Tensor, *, grid: bool) -> Iterator[tuple[slice, Tensor]]:
+        """(rows, logits (n, C)) of ``inputs`` (N, …), in order and in blocks that stay in the cache.
+
+        ``grid`` says that the inputs are every pair of residues, in order. Use a block before the next.
+        """
+        found = self.forward_grid(params) if grid else None
+        logits = found.flatten(0, 1) if isinstance(found, Tensor) else self.forward(params, inputs)
+        return ((part, logits[part]) for part in block_slices(len(logits), block_rows(logits.shape[1])))
+
+    def first_layer(self, params: Params, form: GatedForm, inputs: Tensor) -> FirstLayer:
+        """What ``inputs`` (N, …) bring to the first layer of this model's gated form."""
+        z, weight, bias = self.combined(params, inputs), form.weights[0], form.biases[0]
+        if bias is None:
+            return FirstLayer(lambda rows: z[rows], lambda rows: z[rows] @ weight)
+        return FirstLayer(lambda rows: z[rows], lambda rows: torch.addmm(bias, z[rows], weight))
+
+    def stream_write(self, params: Params) -> tuple[Tensor, Tensor | None] | None:
+        """W_out (h, d) and b_out (d,) where the head reads z + φ(pre) W_out + b_out; ``None`` elsewhere."""
+        return None
+
+    def gradient_with_norms(
+        self, params: Params, inputs: Tensor, delta_of: Callable[[slice, Tensor], Tensor]
+    ) -> tuple[Params, SampleNorms] | None:
+        """Σ_i ∇ℓ_i by tensor, and the norms of every sample's share, where one pass gives both.
+
+        ``delta_of`` takes rows of ``inputs`` and their logits (n, C) to the gradients of their losses in these.
+        """
+        return None
 
     @abc.abstractmethod
     def combined(self, params: Params, inputs: Tensor) -> Tensor:
@@ -178,6 +241,29 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 def activate(name: Activation, x: Tensor) -> Tensor:
     """The activation, entry by entry."""
     return _ACTIVATIONS[name](x)
+
+
+def activate_in_place(name: Activation, pre: Tensor) -> tuple[Tensor, Tensor]:
+    """What :func:`activation_pullback` needs of the pre-activation, and the activation; ``pre`` may be overwritten."""
+    if name == "relu":
+        post = pre.clamp_min_(0)
+        return post, post
+    return pre, activate(name, pre)
+
+
+def activation_pullback(name: Activation, pre: Tensor, post: Tensor, above: Tensor) -> Tensor:
+    """The gradient in the pre-activation from ``above``, the one in the activation, which may be overwritten."""
+    aten = torch.ops.aten
+    if name == "relu":
+        # the gradient of max(x, 0) as that of a leaky unit of slope 0: the same numbers, twice as fast
+        return aten.leaky_relu_backward.grad_input(above, post, 0.0, False, grad_input=above)
+    if name in ("gelu", "gelu_tanh"):
+        return aten.gelu_backward(above, pre, approximate="tanh" if name == "gelu_tanh" else "none")
+    if name == "silu":
+        return aten.silu_backward(above, pre)
+    if name == "tanh":
+        return aten.tanh_backward(above, post)
+    return 2 * pre * above
 
 
 def why_no_gates(activation: Activation) -> Absent | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from grokscope.errors import Absent, GrokscopeError
 from grokscope.measures.regions import GatedForm
-from grokscope.models.anatomy import MapView, Model, Params, Part, draw
+from grokscope.models.anatomy import Linearised, MapView, Model, Params, Part, Pullback, draw
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class DeepLinear(Model):
 
     family: ClassVar[str] = "deep-linear"
     combine = "none"
+    stacks = True
 
     def __init__(self, settings: DeepLinearSettings, n_inputs: int, n_classes: int) -> None:
         if settings.depth < 1 or settings.width < 0:
@@ -60,6 +61,34 @@ class DeepLinear(Model):
 
     def forward(self, params: Params, inputs: Tensor) -> Tensor:
         return reduce(torch.matmul, self.layers(params), inputs)
+
+    def linearised(self, inputs: Tensor) -> Linearised:
+        # one-hot inputs select every row of the product, in order: there is nothing to multiply
+        width = inputs.shape[-1]
+        eye = torch.eye(width, dtype=inputs.dtype, device=inputs.device)
+        one_hot = inputs.shape[-2] == width and bool((inputs == eye).all())
+
+        def at(params: Params) -> tuple[Tensor, Pullback]:
+            # one run is a batch of one: a product of a batch has the same bits whatever the size of the batch,
+            # and others than the product of two matrices
+            alone = params[self.parts[0].name].ndim == 2
+            layers = [layer[None] if alone else layer for layer in self.layers(params)]
+            before = [layers[0] if one_hot else inputs @ layers[0]]
+            for layer in layers[1:]:
+                before.append(before[-1] @ layer)
+
+            def pullback(delta: Tensor) -> Params:
+                delta = delta[None] if alone else delta
+                grads: Params = {}
+                for index in range(len(layers) - 1, 0, -1):
+                    grads[self.parts[index].name] = before[index - 1].mT @ delta
+                    delta = delta @ layers[index].mT
+                grads[self.parts[0].name] = delta if one_hot else inputs.mT @ delta
+                return {name: grad[0] for name, grad in grads.items()} if alone else grads
+
+            return before[-1][0] if alone else before[-1], pullback
+
+        return at
 
     def head_input(self, params: Params, inputs: Tensor) -> Tensor:
         return reduce(torch.matmul, self.layers(params)[:-1], inputs)

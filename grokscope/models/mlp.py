@@ -7,6 +7,7 @@ so that no sample's embedding is ever multiplied twice. The ordinary forward of 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -16,9 +17,12 @@ from torch.nn.functional import embedding as rows_of
 from torch.nn.functional import one_hot
 
 from grokscope.errors import Absent, GrokscopeError
+from grokscope.measures.blocks import FirstLayer
+from grokscope.measures.chain_rule import SampleNorms
 from grokscope.measures.regions import GatedForm
 from grokscope.models.anatomy import (
     Activation,
+    Linearised,
     MapView,
     Model,
     Params,
@@ -27,6 +31,9 @@ from grokscope.models.anatomy import (
     draw,
     why_no_gates,
 )
+from grokscope.models.mlp_blocks import first_layer, logit_blocks
+from grokscope.models.mlp_linearised import linearised
+from grokscope.models.mlp_samples import gradient_with_norms
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,7 @@ class MLP(Model):
     """
 
     family: ClassVar[str] = "mlp"
+    stacks = True
 
     def __init__(self, settings: MLPSettings, n_tokens: int, n_classes: int) -> None:
         self.settings = settings
@@ -160,19 +168,75 @@ class MLP(Model):
 
     def _tables(self, params: Params) -> tuple[Tensor, Tensor]:
         """(p, h) each: what operand a and operand b add to the first pre-activation, bias in the first."""
-        first, second = self._operands(params)
-        if self.one_hot:
-            table_a, table_b = first, second
-        elif self.combine == "concatenation":
-            d, weight = self.settings.d_embed, params["hidden.1.W"]
-            table_a, table_b = first @ weight[:d], second @ weight[d:]
-        else:
-            weight = params["hidden.1.W"]
-            table_a = first @ weight
-            table_b = second @ weight if self.separate_embeddings else table_a
-        if self.settings.hidden_bias:
-            table_a = table_a + params["hidden.1.b"]
+        table_a, table_b = self.first_layer_tables(params).split(self._residues, dim=-2)
         return table_a, table_b
+
+    def first_layer_tables(self, params: Params) -> Tensor:
+        """(…, 2p, h): what each residue adds to the first pre-activation as a, then as b; bias with a."""
+        first, second = self._operands(params)
+        weights = self._first_weights(params)
+        tables = [first, second] if weights is None else [first @ weights[0], second @ weights[1]]
+        if self.settings.hidden_bias:
+            tables[0] = tables[0] + params["hidden.1.b"].unsqueeze(-2)
+        return torch.cat(tables, dim=-2)
+
+    def first_layer_pullback(self, params: Params, above: Tensor) -> Params:
+        """Gradients of embedding and first layer from those in :meth:`first_layer_tables` (…, 2p, h)."""
+        p, weight = self._residues, params["hidden.1.W"]
+        above_a, above_b = above[..., :p, :], above[..., p:, :]
+        grads: Params = {"hidden.1.b": above_a.sum(-2)} if self.settings.hidden_bias else {}
+        weights = self._first_weights(params)
+        if weights is None:
+            shift = self._vocab if self.combine == "concatenation" else 0
+            grads["hidden.1.W"] = self._in_rows(weight, above_a, above_b, shift)
+            return grads
+        first, second = self._operands(params)
+        parts = first.mT @ above_a, second.mT @ above_b
+        grads["hidden.1.W"] = (
+            torch.cat(parts, dim=-2) if self.combine == "concatenation" else parts[0] + parts[1]
+        )
+        to_a, to_b = above_a @ weights[0].mT, above_b @ weights[1].mT
+        name_a, name_b = self._embedding_names
+        if name_a == name_b:
+            grads[name_a] = self._in_rows(params[name_a], to_a, to_b)
+            return grads
+        grads[name_a] = self._in_rows(params[name_a], to_a, None)
+        grads[name_b] = self._in_rows(params[name_b], None, to_b)
+        return grads
+
+    def _first_weights(self, params: Params) -> tuple[Tensor, Tensor] | None:
+        """The rows of the first layer that a's and b's embedding meet; ``None`` for one-hots."""
+        if self.one_hot:
+            return None
+        d, weight = self.settings.d_embed, params["hidden.1.W"]
+        if self.combine == "concatenation":
+            return weight[..., :d, :], weight[..., d:, :]
+        return weight, weight
+
+    def _in_rows(self, table: Tensor, of_a: Tensor | None, of_b: Tensor | None, shift: int = 0) -> Tensor:
+        """Gradients (…, p, w) of the rows of a and of b, at their places in a table's gradient."""
+        p, (row_a, row_b) = self._residues, self._first_rows
+        if of_a is not None and of_b is not None and row_a == row_b + shift == 0 and table.shape[-2] == p:
+            return of_a + of_b
+        found = torch.zeros_like(table)
+        for row, part in ((row_a, of_a), (row_b + shift, of_b)):
+            if part is not None:
+                found[..., row : row + p, :] += part
+        return found
+
+    def linearised(self, inputs: Tensor) -> Linearised:
+        return linearised(self, inputs)
+
+    def logit_blocks(self, params: Params, inputs: Tensor, *, grid: bool) -> Iterator[tuple[slice, Tensor]]:
+        return logit_blocks(self, params, inputs, grid)
+
+    def first_layer(self, params: Params, form: GatedForm, inputs: Tensor) -> FirstLayer:
+        return first_layer(self, params, inputs)
+
+    def gradient_with_norms(
+        self, params: Params, inputs: Tensor, delta_of: Callable[[slice, Tensor], Tensor]
+    ) -> tuple[Params, SampleNorms]:
+        return gradient_with_norms(self, params, inputs, delta_of)
 
     def _after_first(self, params: Params, pre: Tensor) -> Tensor:
         """The last hidden layer's pre-activation from the first one's."""

@@ -10,6 +10,7 @@ Shape legend: P pairs (N, or a p×p grid), H heads, k head width, d model width,
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
@@ -21,7 +22,19 @@ from torch.nn.functional import layer_norm
 
 from grokscope.errors import Absent, GrokscopeError
 from grokscope.measures.regions import GatedForm
-from grokscope.models.anatomy import Activation, MapView, Model, Params, Part, activate, draw, why_no_gates
+from grokscope.models.anatomy import (
+    Activation,
+    Linearised,
+    MapView,
+    Model,
+    Params,
+    Part,
+    activate,
+    draw,
+    why_no_gates,
+)
+from grokscope.models.transformer_blocks import logit_blocks
+from grokscope.models.transformer_linearised import linearised
 
 ATTENTION = "blocks.0.attn."
 NORM_EPSILON = 1e-5
@@ -82,6 +95,7 @@ class Transformer(Model):
                 f"building a transformer: model.d_vocab_out = {out}, expected 0 or at least the {n_classes} classes"
             )
         self.settings = settings
+        self.stacks = not (settings.layer_norm or settings.biases)
         self.n_tokens, self.n_classes, self.n_layers = n_tokens, n_classes, 2
         k, m = settings.d_head or d // heads, settings.d_mlp
         self.d_head = k
@@ -212,6 +226,17 @@ class Transformer(Model):
 
     def forward(self, params: Params, inputs: Tensor) -> Tensor:
         return self._logits(params, *self._mix(params, inputs[:, 0], inputs[:, 1]))
+
+    def linearised(self, inputs: Tensor) -> Linearised:
+        return linearised(self, inputs) if self.stacks else super().linearised(inputs)
+
+    def logit_blocks(self, params: Params, inputs: Tensor, *, grid: bool) -> Iterator[tuple[slice, Tensor]]:
+        return logit_blocks(self, params) if grid else super().logit_blocks(params, inputs, grid=False)
+
+    def stream_write(self, params: Params) -> tuple[Tensor, Tensor | None] | None:
+        if self.settings.layer_norm:
+            return None
+        return params["blocks.0.mlp.W_out"], params.get("blocks.0.mlp.b_out")
 
     def forward_grid(self, params: Params) -> Tensor:
         return self._logits(params, *self._mix(params, torch.empty(0), None))

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from grokscope.measures.classification import correct, cross_entropy
+from grokscope.measures.classification import correct, read_answers
 from grokscope.models import Model, Params
 from grokscope.tasks import Task
 from grokscope.training.recipe import TrainSettings
@@ -16,92 +14,85 @@ from grokscope.training.recipe import TrainSettings
 TIME = "time.sum_lr"
 """Name of the scalar Σ learning rates over the updates made so far, the continuous time of the run."""
 
-Objective = Callable[[Params], Tensor]
-
-
-def objective(
-    task: Task, model: Model, settings: TrainSettings, device: torch.device
-) -> Callable[..., Tensor]:
-    """The training loss as a function of the parameters, and of a batch of training samples if there is one.
-
-    Returns a function of (params, rows), with ``rows`` int64 indices into the training samples or ``None``
-    for all of them.
-    """
-    if task.kind == "regression":
-        inputs, targets = task.inputs.to(device), task.targets.to(device)
-        observed = task.train_mask.to(device)
-
-        def completion_loss(params: Params, rows: Tensor | None = None) -> Tensor:
-            dtype = next(iter(params.values())).dtype
-            error = model.forward(params, inputs.to(dtype)) - targets.to(dtype)
-            return 0.5 * torch.where(observed, error, torch.zeros_like(error)).square().sum()
-
-        return completion_loss
-    inputs = task.inputs[task.train_mask].to(device)
-    targets = task.targets[task.train_mask].to(device)
-
-    def classification_loss(params: Params, rows: Tensor | None = None) -> Tensor:
-        x, y = (inputs, targets) if rows is None else (inputs[rows], targets[rows])
-        logits = model.forward(params, x)
-        if settings.loss == "cross-entropy":
-            return torch.nn.functional.cross_entropy(logits, y)
-        return 0.5 * (logits - one_hot(y, logits.shape[-1])).square().sum(-1).mean()
-
-    return classification_loss
-
 
 class Evaluator:
     """Evaluates one model on every input of a task: the scalars of a run.
 
     Classification: ``loss.``, ``accuracy.`` of train and test, and of mirrored and unmirrored test pairs
-    where the task has them. Regression: ``loss.`` and ``error.``, the relative squared error.
+    where the task has them. Regression: ``loss.`` and ``error.``, the relative squared error. Several tasks are
+    several runs of one shape, whose parameters share a leading axis.
     """
 
-    def __init__(self, task: Task, model: Model, settings: TrainSettings, device: torch.device) -> None:
-        self.task, self.model, self.settings = task, model, settings
-        self.inputs, self.targets = task.inputs.to(device), task.targets.to(device)
-        train = task.train_mask.to(device)
-        self.masks = {"train": train, "test": ~train}
-        mirrored = task.mirrored()
-        if mirrored is not None and mirrored.any() and not (mirrored | task.train_mask).all():
-            self.masks["test_mirrored"] = mirrored.to(device)
-            self.masks["test_unmirrored"] = ~(train | mirrored.to(device))
+    def __init__(
+        self, tasks: Task | list[Task], model: Model, settings: TrainSettings, device: torch.device
+    ) -> None:
+        several = tasks if isinstance(tasks, list) else [tasks]
+        first = several[0]
+        self.regression, self.squared = first.kind == "regression", settings.loss == "squared"
+        self.model, self.device, self.lead = model, device, isinstance(tasks, list)
+        subsets = [_subsets(task) for task in several]
+        self.names = scalar_names(first)
+        masks = torch.stack([torch.stack([mask.flatten() for mask in of.values()]) for of in subsets])
+        self.masks = masks.to(device, torch.float64)  # (runs, subsets, N)
+        self.targets = torch.stack([task.targets for task in several]).to(device)  # (runs, N) or (runs, d, d)
+        inputs = torch.stack([task.inputs for task in several]) if self.lead else first.inputs
+        if self.regression:
+            inputs = first.inputs  # the rows of an identity, the same in every run
+            self.scale = (self.masks * self.targets.flatten(1)[:, None].square()).sum(-1)
+        self._inputs = inputs.to(device)
+        self._at = None if self.regression else model.linearised(self._inputs)
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the scalars that :meth:`__call__` returns."""
-        if self.task.kind == "regression":
-            return ("loss.train", "loss.test", "error.train", "error.test")
-        return ("loss.train", "loss.test", *(f"accuracy.{subset}" for subset in self.masks))
+    def __call__(self, params: Params) -> dict[str, float]:
+        """The scalars of one run by name."""
+        return self.of_each(params if self.lead else {name: value[None] for name, value in params.items()})[0]
+
+    def of_each(self, params: Params) -> list[dict[str, float]]:
+        """The scalars of every run, from parameters (runs, …); one transfer from the device for all."""
+        return [dict(zip(self.names, row, strict=True)) for row in self.values(params).tolist()]
 
     @torch.no_grad()
-    def __call__(self, params: Params) -> dict[str, float]:
-        if self.task.kind == "regression":
+    def values(self, params: Params) -> Tensor:
+        """(runs, scalars) float64 in the order of :attr:`names`, on the device."""
+        if self.regression:
             return self._regression(params)
-        logits = self._logits(params)
-        right = correct(logits, self.targets).double()
-        if self.settings.loss == "cross-entropy":
-            losses = cross_entropy(logits, self.targets)
+        assert self._at is not None
+        given = params if self.lead else {name: value[0] for name, value in params.items()}
+        logits, _ = self._at(given)
+        runs, targets = len(self.targets), self.targets.flatten()
+        logits = logits.reshape(-1, logits.shape[-1])
+        if self.squared:
+            losses = 0.5 * (logits - one_hot(targets, logits.shape[-1])).double().square().sum(-1)
+            right = correct(logits, targets).double()
         else:
-            losses = 0.5 * (logits - one_hot(self.targets, logits.shape[-1])).double().square().sum(-1)
-        found = {f"loss.{s}": losses[self.masks[s]].mean() for s in ("train", "test")}
-        found |= {f"accuracy.{s}": right[mask].mean() for s, mask in self.masks.items()}
-        # one transfer from the device instead of one a number
-        return dict(zip(found, torch.stack(list(found.values())).tolist(), strict=True))
-
-    def _logits(self, params: Params) -> Tensor:
-        # broadcasting over the grid skips the gathers that the training batch needs
-        grid = self.model.forward_grid(params) if self.task.is_grid else None
-        return grid.flatten(0, 1) if isinstance(grid, Tensor) else self.model.forward(params, self.inputs)
-
-    def _regression(self, params: Params) -> dict[str, float]:
-        dtype = next(iter(params.values())).dtype
-        error = (self.model.forward(params, self.inputs.to(dtype)) - self.targets.to(dtype)).double()
-        values = []
-        for mask in (self.masks["train"], self.masks["test"]):
-            squared, scale = error[mask].square().sum(), self.targets[mask].double().square().sum()
-            values.append((0.5 * squared, squared / scale))
-        (train, train_error), (test, test_error) = values
-        return dict(
-            zip(self.names, torch.stack([train, test, train_error, test_error]).tolist(), strict=True)
+            answers = read_answers(logits, targets)
+            losses, right = answers.loss, answers.correct
+        counts = self.masks.sum(-1)
+        losses, right = (
+            (self.masks * values.view(runs, 1, -1)).sum(-1) / counts for values in (losses, right)
         )
+        return torch.cat([losses[:, :2], right], dim=1)
+
+    def _regression(self, params: Params) -> Tensor:
+        dtype = next(iter(params.values())).dtype
+        outputs, _ = self.model.linearised(self._inputs.to(dtype))(params)
+        error = (outputs - self.targets.to(dtype)).double()
+        squared = (self.masks * error.flatten(1)[:, None].square()).sum(-1)
+        return torch.cat([0.5 * squared, squared / self.scale], dim=1)
+
+
+def _subsets(task: Task) -> dict[str, Tensor]:
+    """Masks of the samples that accuracies are taken over; train and test come first."""
+    train, mirrored = task.train_mask, task.mirrored()
+    masks = {"train": train, "test": ~train}
+    if task.kind != "regression" and mirrored is not None and mirrored.any():
+        unmirrored = ~(train | mirrored)
+        if unmirrored.any():
+            masks |= {"test_mirrored": mirrored, "test_unmirrored": unmirrored}
+    return masks
+
+
+def scalar_names(task: Task) -> tuple[str, ...]:
+    """Names of the scalars of an evaluation, in their order."""
+    if task.kind == "regression":
+        return ("loss.train", "loss.test", "error.train", "error.test")
+    return ("loss.train", "loss.test", *(f"accuracy.{subset}" for subset in _subsets(task)))

@@ -6,6 +6,7 @@ All tensors of a model are views of one vector, so a step is a handful of in-pla
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -27,16 +28,31 @@ class FlatParameters:
     def of(cls, params: Params, device: torch.device) -> FlatParameters:
         """Copy ``params`` (any order is kept) into one vector on ``device``."""
         vector = torch.cat([value.reshape(-1) for value in params.values()]).to(device)
-        gradient = torch.zeros_like(vector)
+        return cls.over(vector, {name: tuple(value.shape) for name, value in params.items()})
+
+    @classmethod
+    def over(cls, vector: Tensor, shapes: Mapping[str, tuple[int, ...]]) -> FlatParameters:
+        """Views of ``vector`` (P,), or (runs, P) for several runs of one shape, in the order of ``shapes``."""
+        gradient, lead = torch.zeros_like(vector), vector.shape[:-1]
         views: Params = {}
         offset = 0
-        for name, value in params.items():
-            here = slice(offset, offset + value.numel())
-            view = vector[here].view(value.shape).detach().requires_grad_()
-            view.grad = gradient[here].view(value.shape)
+        for name, shape in shapes.items():
+            size = math.prod(shape)
+            view = vector[..., offset : offset + size].view(*lead, *shape).detach().requires_grad_()
+            view.grad = gradient[..., offset : offset + size].view(*lead, *shape)
             views[name] = view
-            offset += value.numel()
+            offset += size
         return cls(vector, gradient, views)
+
+    def detached(self) -> Params:
+        """The same views, outside any graph."""
+        return {name: value.detach() for name, value in self.params.items()}
+
+    @torch.no_grad()
+    def take(self, gradients: Params) -> None:
+        """Copy gradients by name into :attr:`gradient`."""
+        lead = self.vector.shape[:-1]
+        torch.cat([gradients[name].reshape(*lead, -1) for name in self.params], dim=-1, out=self.gradient)
 
 
 def learning_rate(settings: TrainSettings, step: int) -> float:
@@ -60,6 +76,7 @@ class Optimizer:
         names = {"adamw": ("first_moment", "second_moment"), "sgd": ("momentum",), "gd": ()}
         self.state = {name: torch.zeros_like(vector) for name in names[settings.optimizer]}
 
+    @torch.no_grad()
     def update(self, step: int) -> None:
         """Apply the gradient of ``parameters`` at ``step``."""
         settings, weights = self.settings, self.parameters.vector

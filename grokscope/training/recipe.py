@@ -19,9 +19,11 @@ from grokscope.trajectory import (
     apply_overrides,
     choose,
     expand_schedule,
+    most_after_onset,
     read_manifest,
     read_settings,
     settings_dict,
+    waits_for_onset,
 )
 
 
@@ -55,13 +57,16 @@ class TrainSettings:
 class SaveSettings:
     """``[save]``: when weights are saved, when losses are evaluated, when the optimiser is snapshotted.
 
-    ``schedule`` and ``evaluate`` are windows: ``"A:B:K"`` every K steps from A to B, both included, or
-    ``"log:A:B:N"``; B may be ``end``. Weights are also evaluated whenever they are saved. ``snapshots`` is
-    the number of steps between optimiser snapshots. ``precision`` is that of the stored weights.
+    ``schedule`` and ``evaluate`` are windows: ``"A:B:K"`` every K steps from A to B, both included,
+    ``"log:A:B:N"``, or ``"onset:LENGTH:K"``, which opens once the test loss has fallen, after the fit, by the
+    share ``onset_fall`` of its largest value (see :mod:`grokscope.training.onset`); B may be ``end``. Weights
+    are also evaluated whenever they are saved. ``snapshots`` is the number of steps between optimiser
+    snapshots. ``precision`` is that of the stored weights.
     """
 
     schedule: tuple[str, ...] = ("0:end:10",)
     evaluate: tuple[str, ...] = ("0:end:10",)
+    onset_fall: float = 0.4
     snapshots: int = 500
     precision: Literal["train", "float32", "float64"] = "train"
 
@@ -81,6 +86,16 @@ class Recipe:
         """Every field under its dotted name, as stored in ``run.json``."""
         return settings_dict(self)
 
+    def differences(self, config: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+        """(dotted field, its value here, its value in ``config``) wherever a stored config is another.
+
+        A config of an earlier version lacks fields: it was made with what is now their default.
+        """
+        here, there = dotted(self.config()), dotted(config)
+        defaults = dotted({"train": settings_dict(TrainSettings()), "save": settings_dict(SaveSettings())})
+        values = [(name, here.get(name), there.get(name, defaults.get(name))) for name in {**here, **there}]
+        return [(name, mine, stored) for name, mine, stored in values if mine != stored]
+
     def build(self) -> tuple[Task, Model]:
         """The task and the model of this recipe."""
         task = build_task(self.task, self.seed)
@@ -88,17 +103,43 @@ class Recipe:
         model = build_model(self.model, n_tokens=task.n_tokens, n_inputs=n_inputs, n_classes=task.n_classes)
         return task, model
 
-    def save_steps(self) -> np.ndarray:
-        """Sorted steps at which weights are saved; the last step always is."""
-        return np.union1d(expand_schedule(self.save.schedule, self.train.steps), [self.train.steps])
+    def save_steps(self, onset: int | None = None) -> np.ndarray:
+        """Sorted steps at which weights are saved, the last one among them; ``onset`` once it is known."""
+        return np.union1d(expand_schedule(self.save.schedule, self.train.steps, onset), [self.train.steps])
 
-    def evaluation_steps(self) -> np.ndarray:
+    def evaluation_steps(self, onset: int | None = None) -> np.ndarray:
         """Sorted steps at which losses are evaluated: the windows, and every save."""
-        return np.union1d(expand_schedule(self.save.evaluate, self.train.steps), self.save_steps())
+        windows = expand_schedule(self.save.evaluate, self.train.steps, onset)
+        return np.union1d(windows, self.save_steps(onset))
+
+    def most_saves(self) -> int:
+        """The number of saves; where a window waits for the onset, an upper bound."""
+        waiting = most_after_onset(self.save.schedule, self.train.steps)
+        return min(self.train.steps + 1, self.save_steps().size + waiting)
+
+    def most_evaluations(self) -> int:
+        """The number of evaluations, or an upper bound like :meth:`most_saves`."""
+        waiting = most_after_onset((*self.save.evaluate, *self.save.schedule), self.train.steps)
+        return min(self.train.steps + 1, self.evaluation_steps().size + waiting)
+
+    def waits_for_onset(self) -> bool:
+        """Whether any window opens only once the test loss falls."""
+        return waits_for_onset((*self.save.evaluate, *self.save.schedule))
 
     def snapshot_steps(self) -> np.ndarray:
         """Sorted steps at which the optimiser is snapshotted, the last one among them."""
         return np.union1d(np.arange(0, self.train.steps, self.save.snapshots), [self.train.steps])
+
+
+def dotted(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Every field of a config under its dotted name; tuples as lists, as they come back out of JSON."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= dotted(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return flat
 
 
 def builtin_recipes() -> list[str]:
@@ -193,6 +234,7 @@ def _check(recipe: Recipe, where: str) -> None:
         ("train.warmup", train.warmup, train.warmup >= 0, "at least 0"),
         ("train.batch_size", train.batch_size, train.batch_size >= 0, "at least 0"),
         ("train.threads", train.threads, 1 <= train.threads <= 1024, "between 1 and 1024"),
+        ("save.onset_fall", save.onset_fall, 0 < save.onset_fall < 1, "between 0 and 1"),
         ("save.snapshots", save.snapshots, save.snapshots >= 1, "at least 1"),
     ]
     for field_name, value, fine, expected in ranges:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from bisect import bisect_right
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,8 +17,13 @@ import torch
 from grokscope.errors import GrokscopeError
 from grokscope.models import Params
 from grokscope.tasks import pack_mask, random_stream
-from grokscope.training.evaluation import TIME, Evaluator, objective
+from grokscope.training.evaluation import TIME, Evaluator, scalar_names
+from grokscope.training.gradient import TrainingGradient
+from grokscope.training.interrupts import deferred_interrupt
+from grokscope.training.machine import process_settings
+from grokscope.training.onset import OnsetWatch
 from grokscope.training.optimizers import FlatParameters, Optimizer, learning_rate
+from grokscope.training.origins import first_step, recorded_precision
 from grokscope.training.provenance import now, provenance
 from grokscope.training.recipe import Recipe
 from grokscope.trajectory import (
@@ -38,6 +41,13 @@ SCALAR_ROWS = 32
 
 Report = Callable[[int, Mapping[str, float]], None]
 """Called with the step and its scalars after every evaluation."""
+
+
+class Witness(Protocol):
+    """Compares what is recomputed with what an earlier run stored."""
+
+    def check(self, session: Session, step: int) -> None:
+        """Called with the state at ``step`` in place; raises GrokscopeError where it is another."""
 
 
 @dataclass(frozen=True)
@@ -84,51 +94,17 @@ def train(
         raise GrokscopeError(
             f"training {recipe.name}: {directory} exists, expected a new name (--name) or --resume"
         )
-    with process_settings(recipe.train.threads, place), _deferred_interrupt() as interrupted:
-        return _Session(recipe, directory, place, report, interrupted).run()
+    precision = recorded_precision(directory)
+    with process_settings(recipe.train.threads, place, precision), deferred_interrupt() as interrupted:
+        return Session(recipe, directory, place, report, interrupted).run()
 
 
-@contextmanager
-def process_settings(threads: int, device: torch.device) -> Iterator[None]:
-    """Thread count and deterministic kernels for the duration, restored afterwards."""
-    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(threads)
-    # only where it changes something: setting the flag, to anything, imports torch's compiler (two seconds)
-    changes = device.type == "cuda" and not before[1]
-    if device.type == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    if changes:
-        torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before[0])
-        if changes:
-            torch.use_deterministic_algorithms(False)
+class _NotFinite(GrokscopeError):
+    """The loss overflowed: the run ends, and what led there is kept."""
 
 
-@contextmanager
-def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Turn Ctrl-C into a flag that the loop reads between steps; a second one interrupts at once."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop.is_set
-        return
-
-    def handler(signum: int, frame: Any) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    before = signal.signal(signal.SIGINT, handler)
-    try:
-        yield stop.is_set
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-class _Session:
-    """One call of :func:`train`: the state of a run while it moves."""
+class Session:
+    """The state of a run while it moves; :meth:`run` is one call of :func:`train`."""
 
     def __init__(
         self,
@@ -137,30 +113,69 @@ class _Session:
         device: torch.device,
         report: Report | None,
         interrupted: Callable[[], bool],
+        witness: Witness | None = None,
     ) -> None:
         self.recipe, self.directory, self.device = recipe, directory, device
-        self.report, self.interrupted = report, interrupted
+        self.report, self.interrupted, self.witness = report, interrupted, witness
         self.task, self.model = recipe.build()
         dtype = torch.float32 if recipe.train.dtype == "float32" else torch.float64
         initial = self.model.init(random_stream(recipe.seed, "initial weights"), dtype)
         self.flat = FlatParameters.of(initial, device)
         self.optimizer = Optimizer(recipe.train, self.flat)
-        self.evaluator = Evaluator(self.task, self.model, recipe.train, device)
-        self.objective = objective(self.task, self.model, recipe.train, device)
+        self.evaluate = lambda: self.evaluator(self._detached())
         self.sum_lr = 0.0
+        self.onset = OnsetWatch(self.task, recipe.save.onset_fall)
+        self.first = 0
         stored = recipe.save.precision
         self.stored_dtype = {"float32": np.float32, "float64": np.float64}[
             recipe.train.dtype if stored == "train" else stored
         ]
 
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        """Of the scalars, on the device."""
+        return Evaluator(self.task, self.model, self.recipe.train, self.device)
+
+    @cached_property
+    def gradient(self) -> TrainingGradient:
+        """Of the training objective, on the device."""
+        dtype = self.flat.vector.dtype
+        return TrainingGradient(self.task, self.model, self.recipe.train, self.device, dtype)
+
     def run(self) -> Outcome:
+        """Train to the end, or to an interruption."""
+        walk = self.walk()
+        try:
+            step, stop = next(walk)
+            while True:
+                step, stop = walk.send(self._advance(step, stop))
+        except StopIteration as ended:
+            return ended.value
+        finally:
+            walk.close()
+
+    def _advance(self, step: int, stop: int) -> int:
+        """Move the weights from ``step`` to ``stop``, or until an interruption; the step reached."""
+        for at in range(step, stop):
+            if at > step and self.interrupted():
+                return at
+            self._update(at)
+        return stop
+
+    def walk(self) -> Generator[tuple[int, int], int, Outcome]:
+        """Everything but the updates: yields (step, stop), and is sent the step to which the caller moved the
+        weights, which is less than ``stop`` only after an interruption.
+
+        The first pair is twice the step at which this call begins, with nothing evaluated yet. Closing it early
+        leaves the run as a kill would.
+        """
         began = time.perf_counter()
         path, last = self.directory / "trajectory.h5", self.recipe.train.steps
         columns = {name: (shape, self.stored_dtype) for name, shape in self.model.shapes.items()}
-        scalars = [*self.evaluator.names, TIME]
+        scalars = [*scalar_names(self.task), TIME]
         room = {
-            "expected_saves": len(self.recipe.save_steps()),
-            "expected_scalars": len(self.recipe.evaluation_steps()),
+            "expected_saves": self.recipe.most_saves() + 1,
+            "expected_scalars": self.recipe.most_evaluations() + 1,
         }
         if path.exists():
             manifest = self._matching_manifest()
@@ -168,28 +183,39 @@ class _Session:
             if len(writer.stored_steps) and writer.stored_steps[-1] == last and writer.resume_bound == last:
                 writer.abandon()
                 return Outcome(self.directory, last, True, 0.0)
-            start = self._restore(writer.resume_bound)
+            start = self.restore(writer.resume_bound)
         else:
-            manifest, start = self._new_run(), 0
+            manifest = self._new_run()
+            start = self.restore(self.first)
             writer = TrajectoryWriter(path, columns, scalars, scalar_rows=SCALAR_ROWS, **room)
         try:
-            reached = self._loop(writer, start)
+            reached = yield from self._loop(writer, start)
             writer.close()
+        except _NotFinite:
+            # the partial blocks too: they are the way there
+            writer.close()
+            raise
         except BaseException:
             writer.abandon()
             raise
         finished = reached == last
+        if self.recipe.waits_for_onset():
+            manifest["onset"] = self.onset.as_json()
         if finished:
             seconds = round(time.perf_counter() - began, 3)
             facts = manifest.get("provenance")
             done = {**(facts if isinstance(facts, Mapping) else {}), "finished": now(), "seconds": seconds}
-            write_manifest(self.directory, {**manifest, "provenance": done})
+            manifest["provenance"] = done
+        if finished or "onset" in manifest:
+            write_manifest(self.directory, manifest)
         return Outcome(self.directory, reached, finished, time.perf_counter() - began)
 
     def _new_run(self) -> dict[str, Any]:
         if (self.directory / MANIFEST_NAME).exists():
             # stopped before its file was there: still the run of its own recipe
-            self._same_config(read_manifest(self.directory))
+            manifest = self._matching_manifest()
+            if "parent" in manifest:
+                return manifest
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -209,6 +235,7 @@ class _Session:
     def _matching_manifest(self) -> dict[str, Any]:
         manifest = read_manifest(self.directory)
         self._same_config(manifest)
+        self.first = first_step(manifest)
         facts = manifest.get("provenance")
         device = facts.get("device") if isinstance(facts, Mapping) else None
         if device not in (None, str(self.device)):
@@ -220,74 +247,126 @@ class _Session:
 
     def _same_config(self, manifest: Mapping[str, Any]) -> None:
         config = manifest.get("config")
-        stored = _dotted(config) if isinstance(config, Mapping) else {}
-        given = _dotted(self.recipe.config())
-        for field in [*given, *stored]:
-            if stored.get(field) != given.get(field):
-                raise GrokscopeError(
-                    f"resuming {self.directory}: {field} is {given.get(field)!r} in the recipe and "
-                    f"{stored.get(field)!r} in the run, expected the same recipe"
-                )
+        for field, given, held in self.recipe.differences(config if isinstance(config, Mapping) else {}):
+            raise GrokscopeError(
+                f"resuming {self.directory}: {field} is {given!r} in the recipe and {held!r} in the run, "
+                "expected the same recipe"
+            )
 
-    def _restore(self, bound: int) -> int:
-        """Load the newest readable snapshot at or before ``bound``; without one begin at step 0."""
+    def restore(self, bound: int) -> int:
+        """Load the newest readable snapshot at or before ``bound`` and return its step; without one begin at
+        step 0. A run that begins later always has the snapshot of its first step."""
+        bound = max(bound, self.first)
         for step in sorted((s for s in snapshot_steps(self.directory) if s <= bound), reverse=True):
             try:
-                arrays, metadata = read_snapshot(self.directory, step)
-            except GrokscopeError:
+                self._load(*read_snapshot(self.directory, step))
+            except (GrokscopeError, KeyError, ValueError):
                 continue  # a damaged snapshot costs recomputation, never correctness: an older one serves
-            self.flat.vector.copy_(torch.from_numpy(arrays["weights"]))
-            for name, vector in self.optimizer.state.items():
-                vector.copy_(torch.from_numpy(arrays[name]))
-            self.sum_lr = float(metadata["sum_lr"])
             return step
+        if self.first:
+            raise GrokscopeError(
+                f"opening {self.directory}: the snapshot of its first step, {self.first}, is missing or damaged, "
+                "expected it, since that state came from another run"
+            )
         return 0
 
-    def _snapshot(self, step: int) -> None:
-        arrays = {"weights": self.flat.vector, **self.optimizer.state}
-        write_snapshot(
-            self.directory,
-            step,
-            {name: vector.cpu().numpy() for name, vector in arrays.items()},
-            {"sum_lr": repr(self.sum_lr)},
-        )
+    def _load(self, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+        vectors = {"weights": self.flat.vector, **self.optimizer.state}
+        for name, vector in vectors.items():
+            if arrays[name].shape != tuple(vector.shape):
+                raise ValueError(f"{name} has shape {arrays[name].shape}")
+        sum_lr = float(metadata["sum_lr"])
+        self.onset.restore(metadata)
+        self.sum_lr = sum_lr
+        for name, vector in vectors.items():
+            vector.copy_(torch.from_numpy(arrays[name]))
 
-    def _loop(self, writer: TrajectoryWriter, start: int) -> int:
-        recipe = self.recipe
-        saves, evaluations, snapshots = (
-            frozenset(steps.tolist())
-            for steps in (recipe.save_steps(), recipe.evaluation_steps(), recipe.snapshot_steps())
-        )
-        for step in range(start, recipe.train.steps + 1):
-            if step in snapshots and step > start:
-                self._snapshot(step)
-            if step in evaluations:
-                self._evaluate(writer, step)
-            if step in saves:
-                writer.save(step, self._weights())
-            if step == recipe.train.steps:
-                break
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+        """Everything that what follows depends on, besides the recipe and the step, as a snapshot holds it."""
+        vectors = {"weights": self.flat.vector, **self.optimizer.state}
+        arrays = {name: vector.cpu().numpy() for name, vector in vectors.items()}
+        return arrays, {"sum_lr": repr(self.sum_lr), **self.onset.state()}
+
+    def recompute(self, start: int, stop: int) -> int:
+        """Move from ``start`` to ``stop``, writing nothing, and return the step reached (interrupted: less).
+
+        The state is then what a snapshot of ``stop`` holds: the evaluation there is still to come.
+        """
+        evaluations = self._evaluations()
+        for step in range(start, stop):
+            if step in evaluations and self._seen(step, self._scalars(step)):
+                evaluations = self._evaluations()
+            if self.witness is not None:
+                self.witness.check(self, step)
             if self.interrupted():
                 return step
             self._update(step)
-        return recipe.train.steps
+            self.sum_lr += learning_rate(self.recipe.train, step)
+        return stop
 
-    def _evaluate(self, writer: TrajectoryWriter, step: int) -> None:
-        scalars = self.evaluator(self._detached())
+    def _loop(self, writer: TrajectoryWriter, start: int) -> Generator[tuple[int, int], int, int]:
+        recipe, last = self.recipe, self.recipe.train.steps
+        saves, evaluations = self._saves(), self._evaluations()
+        snapshots = frozenset(recipe.snapshot_steps().tolist())
+        stops = self.stops()
+        step = yield start, start
+        while True:
+            if step in snapshots and step > start:
+                write_snapshot(self.directory, step, *self.state())
+            if step in evaluations:
+                scalars = self._scalars(step)
+                writer.scalar(step, {**scalars, TIME: self.sum_lr})
+                if self._seen(step, scalars):
+                    saves, evaluations, stops = self._saves(), self._evaluations(), self.stops()
+            if step in saves:
+                writer.save(step, self.weights())
+            if self.witness is not None:
+                self.witness.check(self, step)
+            if step == last or self.interrupted():
+                return step
+            stop = step + 1 if self.witness is not None else stops[bisect_right(stops, step)]
+            reached = yield step, stop
+            for passed in range(step, reached):
+                self.sum_lr += learning_rate(recipe.train, passed)
+            if reached < stop:
+                return reached
+            step = stop
+
+    def stops(self) -> list[int]:
+        """Sorted steps at which something is read off the state, as far as they are known now."""
+        snapshots = self.recipe.snapshot_steps().tolist()
+        return sorted({*self._saves(), *self._evaluations(), *snapshots, self.recipe.train.steps})
+
+    def _saves(self) -> frozenset[int]:
+        return frozenset(self.recipe.save_steps(self.onset.step).tolist()) | self._taken_up()
+
+    def _evaluations(self) -> frozenset[int]:
+        return frozenset(self.recipe.evaluation_steps(self.onset.step).tolist()) | self._taken_up()
+
+    def _taken_up(self) -> frozenset[int]:
+        # the state that came from another run is kept, whatever the schedule says
+        return frozenset({self.first} if self.first else ())
+
+    def _scalars(self, step: int) -> dict[str, float]:
+        scalars = self.evaluate()
         if not all(math.isfinite(value) for value in scalars.values()):
-            writer.close()
-            raise GrokscopeError(
+            raise _NotFinite(
                 f"training {self.directory.name}: the loss is not finite at step {step}, expected a rate that "
                 f"converges (train.lr = {self.recipe.train.lr}); what was committed is kept"
             )
-        writer.scalar(step, {**scalars, TIME: self.sum_lr})
+        return scalars
+
+    def _seen(self, step: int, scalars: Mapping[str, float]) -> bool:
+        """Tell the caller of an evaluation; whether it is the onset, so that the schedule grows."""
         if self.report is not None:
             self.report(step, scalars)
+        return self.onset.observe(step, scalars)
 
     def _detached(self) -> Params:
         return {name: value.detach() for name, value in self.flat.params.items()}
 
-    def _weights(self) -> dict[str, np.ndarray]:
+    def weights(self) -> dict[str, np.ndarray]:
+        """Every tensor as it is stored, by name: views of one array, valid until the next update."""
         # one transfer for all tensors, then views; the writer copies what it keeps
         vector = self.flat.vector.cpu().numpy().astype(self.stored_dtype, copy=False)
         found, offset = {}, 0
@@ -298,11 +377,8 @@ class _Session:
         return found
 
     def _update(self, step: int) -> None:
-        self.flat.gradient.zero_()
-        self.objective(self.flat.params, self._batch(step)).backward()
-        with torch.no_grad():
-            self.optimizer.update(step)
-        self.sum_lr += learning_rate(self.recipe.train, step)
+        self.flat.take(self.gradient(self.flat.params, self._batch(step)))
+        self.optimizer.update(step)
 
     def _batch(self, step: int) -> torch.Tensor | None:
         """Rows of the training samples for this update, a function of (seed, step) alone."""
@@ -314,13 +390,3 @@ class _Session:
         epoch, position = divmod(step, per_epoch)
         order = torch.randperm(count, generator=random_stream(self.recipe.seed, f"epoch {epoch}"))
         return order[position * size : (position + 1) * size].to(self.device)
-
-
-def _dotted(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= _dotted(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
-    return flat

@@ -140,8 +140,15 @@ class Trajectory:
     def checksum(self) -> str:
         """SHA-256 of everything committed (saves and scalars), independent of the file's own bytes."""
         known = [self._known(0), self._known(1)]
-        return layout.content_checksum(
-            tuple(stream for stream, _ in known), {stream.kind: steps for stream, steps in known}, self._rows
+        streams = tuple(stream for stream, _ in known)
+        steps = {stream.kind: steps for stream, steps in known}
+        # opening the file, which looks at all of it, costs as much as reading a block
+        return self._with_file(
+            lambda file: layout.content_checksum(
+                streams,
+                steps,
+                lambda stream, name, start, stop: layout.read_rows(file, stream, name, start, stop),
+            )
         )
 
     def uncommitted(self) -> dict[str, int]:

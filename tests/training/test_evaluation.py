@@ -8,7 +8,7 @@ import torch
 
 from grokscope.runs import open_run
 from grokscope.training import learning_rate, read_recipe, train
-from grokscope.training.evaluation import TIME, Evaluator, objective
+from grokscope.training.evaluation import TIME, Evaluator
 from grokscope.trajectory import Trajectory
 
 
@@ -85,33 +85,6 @@ def test_completion_scalars_are_those_of_the_saved_weights(tmp_path):
                 assert scalars[f"error.{name}"][row] == pytest.approx(
                     squared / (target[mask] ** 2).sum(), rel=1e-12
                 )
-
-
-def test_the_objective_is_the_training_loss_that_is_written(tiny):
-    for recipe in (
-        tiny("train.dtype=float64"),
-        tiny("train.dtype=float64", "train.loss=squared"),
-        read_recipe("deep-linear", ["task.d=6"]),
-    ):
-        task, model = recipe.build()
-        params = model.init(torch.Generator().manual_seed(0), torch.float64)
-        cpu = torch.device("cpu")
-        loss = objective(task, model, recipe.train, cpu)(params)
-        written = Evaluator(task, model, recipe.train, cpu)(params)["loss.train"]
-        assert loss.item() == pytest.approx(written, rel=1e-13)
-
-
-def test_a_batch_is_the_mean_over_its_rows(tiny):
-    recipe = tiny("train.dtype=float64")
-    task, model = recipe.build()
-    params = model.init(torch.Generator().manual_seed(0), torch.float64)
-    loss = objective(task, model, recipe.train, torch.device("cpu"))
-    count = int(task.train_mask.sum())
-    singles = [loss(params, torch.tensor([row])).item() for row in range(count)]
-    assert loss(params).item() == pytest.approx(np.mean(singles), rel=1e-13)
-    assert loss(params, torch.tensor([4, 0])).item() == pytest.approx(
-        (singles[0] + singles[4]) / 2, rel=1e-13
-    )
 
 
 def test_operations_without_a_mirror_have_no_mirrored_accuracy(tiny):

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from grokscope.training import read_recipe, train
+from grokscope.training import Outcome, read_recipe, train
+from grokscope.training.batch import train_batch
 from grokscope.trajectory import Trajectory
 
 pytestmark = [
@@ -42,3 +43,38 @@ def test_the_device_agrees_with_the_cpu(tmp_path: Path, name: str) -> None:
     np.testing.assert_array_equal(there.params_at(0)[there.names[0]], here.params_at(0)[here.names[0]])
     for tensor in here.names:
         np.testing.assert_allclose(there.read(tensor), here.read(tensor), rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_runs_on_one_axis_agree_with_the_cpu(tmp_path: Path, name: str) -> None:
+    changes = (("train.lr=0.02",), ("train.weight_decay=0.3",), ())
+    recipes = [read_recipe(name, [*RECIPES[name], *change], seed) for seed, change in enumerate(changes)]
+    directories = [tmp_path / "cuda" / str(seed) for seed in range(len(recipes))]
+    ended = train_batch(recipes, directories, device="cuda")
+    assert all(isinstance(one, Outcome) and one.finished for one in ended)
+    for recipe, directory in zip(recipes, directories, strict=True):
+        train(recipe, tmp_path / "cpu" / directory.name, device="cpu")
+        there, here = (
+            Trajectory(d / "trajectory.h5") for d in (directory, tmp_path / "cpu" / directory.name)
+        )
+        np.testing.assert_array_equal(there.steps, here.steps)
+        for tensor in here.names:
+            np.testing.assert_allclose(there.read(tensor), here.read(tensor), rtol=1e-7, atol=1e-9)
+        for scalar, values in here.scalars.items():
+            np.testing.assert_allclose(there.scalars[scalar], values, rtol=1e-6, atol=1e-9)
+
+
+def test_a_batch_is_interrupted_and_goes_on(tmp_path: Path) -> None:
+    recipes = [read_recipe("quickstart", RECIPES["quickstart"], seed) for seed in range(3)]
+    directories = [tmp_path / str(seed) for seed in range(3)]
+    calls = 0
+
+    def interrupted() -> bool:
+        nonlocal calls
+        calls += 1
+        return calls > 12
+
+    stopped = train_batch(recipes, directories, device="cuda", interrupted=interrupted)
+    assert any(isinstance(one, Outcome) and not one.finished for one in stopped)
+    ended = train_batch(recipes, directories, device="cuda", resume=True)
+    assert all(isinstance(one, Outcome) and one.finished for one in ended)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from grokscope.training import Recipe, train
-from grokscope.trajectory import Trajectory
+from grokscope.trajectory import Trajectory, read_manifest
 
 SCRIPT = Path(__file__).with_name("forking_trainer.py")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -68,8 +68,11 @@ class Trainers:
 
 @pytest.fixture(scope="module")
 def recipe(tiny: Callable[..., Recipe]) -> Recipe:
-    """A run of a fraction of a second, with a commit every few steps."""
-    return tiny("train.steps=240", "save.evaluate=['0:end:2']", "save.snapshots=20")
+    """A run of a fraction of a second, with a commit every few steps and windows that its onset opens."""
+    return tiny(
+        "train.steps=240", "train.lr=0.1", "save.onset_fall=0.03", "save.snapshots=20",
+        "save.schedule=['0:end:2', 'onset:50:1']", "save.evaluate=['0:end:2', 'onset:90:1']",
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +87,7 @@ class Truth:
 
     def __init__(self, directory: Path, checksum: str | None, seconds: float) -> None:
         self.checksum, self.seconds = checksum, seconds
+        self.onset = read_manifest(directory)["onset"]
         self.size = (directory / "trajectory.h5").stat().st_size
         with Trajectory(directory / "trajectory.h5") as run:
             self.steps, self.scalars = run.steps, run.scalars
@@ -156,8 +160,10 @@ def disturb(
 
 def test_a_run_killed_and_resumed_equals_the_undisturbed_one(trainers, truth, checksum, tmp_path):
     directories, counts = disturb(trainers, truth, tmp_path, kills=16, seed=0)
+    assert 20 < truth.onset["step"] < 100
     for directory in directories:
         assert checksum(directory) == truth.checksum
+        assert read_manifest(directory)["onset"] == truth.onset
         assert {entry.name for entry in directory.iterdir()} == {"run.json", "trajectory.h5", "snapshots"}
     # stopped along the way, not only at the ends
     assert len([saves for saves, _ in counts if 0 < saves < truth.steps.size]) >= 3, counts

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grokscope.errors import GrokscopeError
-from grokscope.trajectory import expand_schedule
+from grokscope.trajectory import expand_schedule, most_after_onset, waits_for_onset
 
 
 @pytest.mark.parametrize(
@@ -82,3 +82,47 @@ def test_logarithmic_steps_grow_evenly_in_the_logarithm(last, count):
     fine = np.diff(steps) > 20
     if fine.sum() >= 2:
         assert gaps[fine].max() / gaps[fine].min() < 1.2
+
+
+@pytest.mark.parametrize(
+    ("windows", "last", "onset", "expected"),
+    [
+        (["onset:10:5"], 100, None, []),
+        (["onset:10:5"], 100, 40, [40, 45, 50]),
+        (["onset:11:5"], 100, 40, [40, 45, 50, 51]),
+        (["onset:0:1"], 100, 40, [40]),
+        (["onset:50:20"], 100, 70, [70, 90]),
+        (["onset:50:20"], 100, 101, []),
+        (["0:end:50", "onset:4:2"], 100, 49, [0, 49, 50, 51, 53, 100]),
+        (["onset:4:2", "onset:9:3"], 100, 7, [7, 9, 10, 11, 13, 16]),
+        ([" onset : 4 : 2 "], 100, 7, [7, 9, 11]),
+    ],
+)
+def test_windows_of_the_onset_open_where_it_is(windows, last, onset, expected):
+    assert expand_schedule(windows, last, onset).tolist() == expected
+    assert waits_for_onset(windows)
+    assert not waits_for_onset(["0:end:5", "log:0:end:9"])
+
+
+@pytest.mark.parametrize(
+    "window", ["onset", "onset:5", "onset:5:0", "onset:-5:1", "onset:end:1", "onset:5:1:1", "onst:5:1"]
+)
+@pytest.mark.parametrize("onset", [None, 3])
+def test_bad_windows_of_the_onset_are_refused_whether_it_is_known_or_not(window, onset):
+    with pytest.raises(GrokscopeError) as refused:
+        expand_schedule(["0:end:1", window], 100, onset)
+    assert repr(window) in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert "onset:LENGTH:K" in str(refused.value)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 500), st.integers(1, 60)), max_size=3),
+    st.integers(1, 60), st.integers(0, 400), st.integers(0, 400),
+)  # fmt: skip
+def test_no_onset_gives_more_steps_than_the_bound(windows, spacing, last, onset):
+    waiting = [f"onset:{length}:{k}" for length, k in windows]
+    fixed = [f"0:end:{spacing}"]
+    bound = expand_schedule(fixed, last).size + most_after_onset([*fixed, *waiting], last)
+    assert expand_schedule([*fixed, *waiting], last, onset).size <= bound
+    assert most_after_onset(fixed, last) == 0

@@ -1,0 +1,1 @@
+"""The commands, a module for each group; everything heavy is imported inside the command that needs it."""

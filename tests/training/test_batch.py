@@ -1,0 +1,161 @@
+"""Runs trained together are the runs trained alone: bit for bit on a CPU, whatever their scalars."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from grokscope.errors import GrokscopeError
+from grokscope.training import Outcome, Recipe, read_recipe, train
+from grokscope.training.batch import _Batch, _Row, together, train_batch
+from grokscope.training.trainer import Session
+from grokscope.trajectory import Trajectory, verify_trajectory
+
+SHORT = ["train.steps=60", "save.schedule=['0:end:4']", "save.evaluate=['0:end:3']", "save.snapshots=16"]
+
+
+def completion(seed: int = 0, *changes: str, d: int = 6) -> Recipe:
+    return read_recipe("deep-linear", [f"task.d={d}", *SHORT, *changes], seed)
+
+
+def fleet(*changes: str, d: int = 6) -> list[Recipe]:
+    """Runs that differ in seed, rate, decay and warm-up."""
+    return [
+        completion(0, *changes, d=d),
+        completion(1, "train.lr=0.03", *changes, d=d),
+        completion(2, "train.weight_decay=0.1", "train.warmup=7", *changes, d=d),
+        completion(0, "train.weight_decay=0.0", *changes, d=d),
+        completion(4, "model.init_scale=0.3", *changes, d=d),
+    ]
+
+
+OPTIMISERS = {
+    "gd": [],
+    "gd, decay after": ["train.decay=after"],
+    "sgd": ["train.optimizer=sgd", "train.momentum=0.6", "train.lr=0.01"],
+    "adamw": ["train.optimizer=adamw", "train.lr=0.01", "train.betas=[0.8,0.99]"],
+    "float32": ["train.optimizer=adamw", "train.lr=0.01", "train.dtype=float32"],
+}
+
+
+def content(directory: Path) -> str:
+    return str(verify_trajectory(directory / "trajectory.h5").as_dict()["checksum"])
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+@pytest.mark.parametrize("d", [5, 12])
+def test_a_run_in_a_batch_holds_the_bytes_of_the_run_alone(tmp_path, name, d):
+    recipes = fleet(*OPTIMISERS[name], d=d)
+    directories = [tmp_path / str(index) for index in range(len(recipes))]
+    ended = train_batch(recipes, directories, device="cpu")
+    assert all(isinstance(one, Outcome) and one.finished and one.step == 60 for one in ended)
+    contents = set()
+    for index, recipe in enumerate(recipes):
+        train(recipe, tmp_path / "alone" / str(index), device="cpu")
+        assert content(directories[index]) == content(tmp_path / "alone" / str(index))
+        contents.add(content(directories[index]))
+    assert len(contents) == len(recipes)
+
+
+def test_an_interrupted_batch_goes_on_and_so_does_each_run_alone(tmp_path):
+    recipes = fleet()
+    directories = [tmp_path / str(index) for index in range(len(recipes))]
+    calls = 0
+
+    def interrupted() -> bool:
+        nonlocal calls
+        calls += 1
+        return calls > 60
+
+    ended = train_batch(recipes, directories, device="cpu", interrupted=interrupted)
+    reached = {one.step for one in ended if isinstance(one, Outcome)}
+    assert len(reached) == 1
+    assert 0 < reached.pop() < 60
+    assert train(recipes[0], directories[0], device="cpu", resume=True).finished
+    # the first is done and the others stand elsewhere: each group goes on from where it is
+    (directories[1] / "trajectory.h5").unlink()
+    for snapshot in (directories[1] / "snapshots").iterdir():
+        snapshot.unlink()
+    again = train_batch(recipes, directories, device="cpu", resume=True)
+    assert all(isinstance(one, Outcome) and one.finished for one in again)
+    for index, recipe in enumerate(recipes):
+        train(recipe, tmp_path / "alone" / str(index), device="cpu")
+        assert content(directories[index]) == content(tmp_path / "alone" / str(index))
+
+
+def test_a_run_that_diverges_leaves_the_others_alone(tmp_path):
+    recipes = [completion(0), completion(1, "train.lr=1e6"), completion(2)]
+    directories = [tmp_path / str(index) for index in range(3)]
+    first, second, third = train_batch(recipes, directories, device="cpu")
+    assert isinstance(second, GrokscopeError)
+    assert "not finite" in str(second)
+    assert isinstance(first, Outcome)
+    assert isinstance(third, Outcome)
+    train(recipes[2], tmp_path / "alone", device="cpu")
+    assert content(directories[2]) == content(tmp_path / "alone")
+
+
+def test_every_evaluation_is_told(tmp_path):
+    seen: dict[int, list[int]] = {0: [], 1: []}
+    reports = [lambda step, scalars, which=which: seen[which].append(step) for which in seen]
+    recipes = [completion(0), completion(1)]
+    train_batch(recipes, [tmp_path / "a", tmp_path / "b"], device="cpu", reports=reports)
+    assert seen[0] == seen[1] == recipes[0].evaluation_steps().tolist()
+
+
+def test_only_runs_of_one_shape_share_an_axis(tmp_path):
+    assert together(completion(0), "cpu") == together(completion(3, "train.lr=0.2"), "cpu")
+    assert together(completion(0), "cpu") != together(completion(0, "model.depth=2"), "cpu")
+    quickstart = read_recipe("quickstart")
+    assert together(quickstart, "cpu") is None
+    assert together(quickstart, "cuda") is not None
+    assert together(read_recipe("quickstart", ["train.batch_size=64"]), "cuda") is None
+    assert together(read_recipe("nanda", ["model.layer_norm=true"]), "cuda") is None
+    with pytest.raises(GrokscopeError, match="one shape"):
+        train_batch([completion(0), completion(0, d=7)], [tmp_path / "a", tmp_path / "b"], device="cpu")
+
+
+def test_an_existing_run_is_not_overwritten(tmp_path):
+    train_batch([completion(0)], [tmp_path / "a"], device="cpu")
+    before = content(tmp_path / "a")
+    with pytest.raises(GrokscopeError, match="--resume"):
+        train_batch([completion(0), completion(1)], [tmp_path / "a", tmp_path / "b"], device="cpu")
+    assert content(tmp_path / "a") == before
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("family", ["quickstart", "nanda"])
+def test_models_that_stack_move_together_as_they_move_alone(tmp_path, family):
+    """What a GPU does with every model that stacks, here on the CPU and in float64."""
+    small = {
+        "quickstart": ["task.p=11", "model.d_embed=6", "model.hidden=[12]"],
+        "nanda": ["task.p=11", "model.d_model=12", "model.n_heads=3", "model.d_mlp=20"],
+    }[family]
+    recipes = [
+        read_recipe(family, [*small, *SHORT, "train.dtype=float64", f"train.lr={lr}"], seed)
+        for seed, lr in ((0, 1e-2), (1, 3e-3), (2, 1e-2))
+    ]
+    cpu = torch.device("cpu")
+    sessions = [Session(r, tmp_path / str(i), cpu, None, lambda: False) for i, r in enumerate(recipes)]
+    rows = [_Row(index, session, session.walk(), 0, 0) for index, session in enumerate(sessions)]
+    for row in rows:
+        row.step, row.stop = next(row.walk)
+    ended: dict[int, Outcome | GrokscopeError] = {}
+    _Batch(rows, cpu).run(lambda: False, ended)
+    assert all(isinstance(one, Outcome) and one.finished for one in ended.values())
+    for index, recipe in enumerate(recipes):
+        train(recipe, tmp_path / "alone" / str(index), device="cpu")
+        found, alone = (
+            Trajectory(folder / "trajectory.h5")
+            for folder in (tmp_path / str(index), tmp_path / "alone" / str(index))
+        )
+        assert np.array_equal(found.steps, alone.steps)
+        for name in alone.shapes:
+            np.testing.assert_allclose(found.read(name), alone.read(name), rtol=0, atol=1e-10)
+        for name, values in alone.scalars.items():
+            np.testing.assert_allclose(found.scalars[name], values, rtol=1e-8, atol=1e-10)
+        found.close()
+        alone.close()
