@@ -6,14 +6,14 @@ The plain side (`benchmarks/plain`) imports nothing of grokscope: a ``torch.save
 time, an ``nn.Module`` in float64 over all positions, numpy's decompositions, autograd. Both sides measure the same
 stored weights, alternately, in one process and on one thread; medians of process time, in ms per checkpoint. Ours
 is a probe on all saves, none of which has a reading in the store; reading the weights is part of it. What is done
-once a run and not at every save, and has no plain side, is there: chance bands and the proof of the reduction. The plain side measures a few of the checkpoints each round. The largest relative
-difference is of the values of one quantity at one checkpoint, to the largest of them.
+once a run and has no plain side (chance bands, the proof of the reduction at the last save) is in the store. The
+plain side measures a few of the checkpoints each round. The largest relative difference is of the values of one
+quantity at one checkpoint, to the largest of them.
 
 Per-sample gradient norms are written plainly in two ways, and the total is given with either: by
 ``torch.func.vmap`` over ``grad``, and by outer products worked out on paper.
 """
 
-# ruff: noqa: E402
 from __future__ import annotations
 
 import argparse

@@ -76,8 +76,18 @@ class Run:
 
     @property
     def trained_here(self) -> bool:
-        """Whether grokscope trained the run (else it was imported)."""
+        """Whether grokscope trained the run from its first step (else it was imported, replayed or forked)."""
         return self.manifest.get("kind") == "trained"
+
+    @property
+    def origin(self) -> Mapping[str, Any] | None:
+        """Whose state a replay or a fork took up: ``name``, ``at``, ...; ``None`` for other runs."""
+        found = self.manifest.get("parent")
+        return (
+            found
+            if self.manifest.get("kind") in ("replayed", "forked") and isinstance(found, Mapping)
+            else None
+        )
 
     @cached_property
     def dtype(self) -> torch.dtype:

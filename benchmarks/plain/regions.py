@@ -1,4 +1,4 @@
-"""Activation regions as notebooks compute them: gates of one forward pass, ``np.unique``, Jacobians by ``torch.func``."""
+"""Activation regions as notebooks compute them: gates of one pass, ``np.unique``, Jacobians by ``torch.func``."""
 
 from __future__ import annotations
 

@@ -18,7 +18,8 @@ from typing import Any
 from grokscope.errors import GrokscopeError, nearest
 from grokscope.foreign.function.card import MAX_CARD_BYTES, Card, card_of
 from grokscope.foreign.gathering.containers import Skipped, gather
-from grokscope.foreign.importer import ImportedRun, ImportResult, name_runs, store_runs
+from grokscope.foreign.imported import ImportedRun, ImportResult
+from grokscope.foreign.importer import name_runs, store_runs
 from grokscope.foreign.reading.safe_read import SUFFIXES
 from grokscope.foreign.understand import Reading, understand
 

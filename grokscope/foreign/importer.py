@@ -9,7 +9,7 @@ import re
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,6 +20,7 @@ import torch
 from grokscope.errors import GrokscopeError
 from grokscope.foreign.gathering.containers import ForeignRun, Skipped, gather
 from grokscope.foreign.gathering.facts import DECAY_NAMES, LEARNING_RATE_NAMES
+from grokscope.foreign.imported import ImportedRun, ImportResult, declared_card
 from grokscope.foreign.splitting.find import Split
 from grokscope.foreign.understand import Reading, Understood, understand
 from grokscope.tasks import pack_mask
@@ -31,6 +32,18 @@ from grokscope.trajectory import (
     write_manifest,
 )
 
+__all__ = [
+    "RUNS_FOLDER",
+    "ImportResult",
+    "ImportedRun",
+    "declared_card",
+    "import_or_reuse",
+    "import_paths",
+    "inspect_path",
+    "name_runs",
+    "store_runs",
+]
+
 RUNS_FOLDER = "checkpoints"
 _SAY_NOTHING = {
     "checkpoint", "checkpoints", "ckpt", "ckpts", "default", "full", "latest", "logs", "model", "models", "out",
@@ -38,127 +51,6 @@ _SAY_NOTHING = {
     "saves", "tmp", "weights",
 }  # fmt: skip
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=,@-]{0,199}")
-
-
-@dataclass(frozen=True)
-class ImportedRun:
-    """One run as understood, its name, and where it was stored (``None`` where it was only inspected)."""
-
-    name: str
-    found: Understood
-    path: Path | None = None
-
-    def card(self) -> dict[str, Any]:
-        """What was recognised, in plain data."""
-        found, function, source = self.found, self.found.function, self.found.source
-        dtypes = sorted({str(v.dtype).removeprefix("torch.") for v in source.snapshots[-1].tensors.values()})
-        shape: dict[str, Any] = {
-            "title": "weights whose function is not known",
-            "dialect": None,
-            "operation": None,
-            "p": None,
-            "proved": found.proved,
-        }
-        if function is not None:
-            shape |= {
-                "title": function.space.title,
-                "dialect": function.space.dialect,
-                "operation": function.operation,
-                "p": function.p,
-                "answers": function.answers,
-                "known": [*function.space.known, *source.notes],
-                "guessed": [
-                    f"{one.about}: {one.value}"
-                    for one in function.hypotheses
-                    if one.basis in ("ambiguous", "assumed")
-                ],
-                "search": _search_json(found),
-                "declared": declared_card(found),
-            }
-        else:
-            shape["known"] = list(source.notes)
-        if found.why:
-            shape["no_function"] = found.why
-        if found.why and function is not None:
-            # a guess that nothing supports is no recognition
-            guess = f"{function.space.title}, {function.operation} modulo {function.p}"
-            shape |= {
-                "title": f"weights only; the best guess, not proved, is {guess}",
-                "operation": None,
-                "p": None,
-            }
-        return {
-            **shape,
-            "family": found.model.family,
-            "steps": list(found.steps),
-            "step_from": source.snapshots[-1].step_from,
-            "dtype": dtypes,
-            "ignored": dict(found.ignored),
-        }
-
-    def as_json(self) -> dict[str, Any]:
-        """The run in the shape that ``import`` and ``inspect`` print."""
-        function, split = self.found.function, self.found.split
-        return {
-            "name": self.name,
-            "recognised": self.card(),
-            "hypotheses": [] if function is None else [one.as_json() for one in function.hypotheses],
-            "proof": [one.as_json() for one in self.found.proof],
-            "split": {"source": "not known", "why": self.found.why} if split is None else split.as_json(),
-            "audit": [dict(one) for one in self.found.audit],
-        }
-
-
-def declared_card(found: Understood) -> dict[str, Any]:
-    """The card that would import this run again without any search: what ``--card`` takes, as plain data."""
-    function = found.function
-    if function is None:
-        return {}
-    settings = settings_dict(function.task_settings)
-    task = {name: settings[key] for name, key in (("operation", "op"), ("p", "p")) if key in settings}
-    if "group" in settings:
-        task = {"operation": "group", "group": settings["group"], "p": function.p}
-    if "softmax over" in function.assignment:
-        task["softmax"] = function.assignment["softmax over"]
-    return {"title": function.space.title, **function.space.declare(function.assignment), "task": task}
-
-
-def _search_json(found: Understood) -> dict[str, Any] | None:
-    searched = found.function.searched if found.function else None
-    if searched is None:
-        return None
-    trials = [
-        {
-            "hypothesis": {name: str(value) for name, value in trial.assignment.items()},
-            "operation": trial.named,
-            "accuracy": trial.accuracy,
-            "loss": trial.loss,
-            "nats": trial.nats,
-        }
-        for trial in searched.finalists()[:4]
-    ]
-    return {
-        "tried": len(searched.trials),
-        "of": searched.size,
-        "seconds": round(searched.seconds, 2),
-        "budget": {"hypotheses": searched.budget.hypotheses, "seconds": searched.budget.seconds},
-        "best": trials,
-    }
-
-
-@dataclass(frozen=True)
-class ImportResult:
-    """Everything that an import stored or an inspection found, and what was left out and why."""
-
-    runs: tuple[ImportedRun, ...] = ()
-    skipped: tuple[Skipped, ...] = field(default=())
-
-    def as_json(self) -> dict[str, Any]:
-        """The documented shape of ``import --json`` and ``inspect --json``."""
-        return {
-            "runs": [run.as_json() for run in self.runs],
-            "skipped": [{"path": str(one.path), "why": one.why} for one in self.skipped],
-        }
 
 
 def import_paths(
@@ -180,11 +72,16 @@ def import_paths(
             "letter or digit"
         )
     result = _understand(paths, name, how)
+    return store_runs(_some(result), result.skipped, workspace, Path(paths[0]))
+
+
+def _some(result: ImportResult) -> tuple[ImportedRun, ...]:
+    """The runs of a result that has some."""
     if not result.runs:
         first = result.skipped[0]
         more = f" (and {len(result.skipped) - 1} more)" if len(result.skipped) > 1 else ""
         raise GrokscopeError(_about(first.path, first.why) + more)
-    return store_runs(result.runs, result.skipped, workspace, Path(paths[0]))
+    return result.runs
 
 
 def store_runs(
@@ -206,22 +103,32 @@ def import_or_reuse(path: Path, workspace: Path, how: Reading | None = None) -> 
     Raises:
         GrokscopeError: as :func:`import_paths`; or several runs in ``path``, of which one must be chosen.
     """
-    result = _understand([path], None, how)
+    gathered = gather([Path(path)])
+    if len(gathered[0]) == 1:
+        (source,) = gathered[0]
+        if (stored := _stored_before(source, _safe(_telling_name(source)), workspace)) is not None:
+            return stored
+    result = _understand([path], None, how, gathered)
     if len(result.runs) > 1:
         names = ", ".join(run.name for run in result.runs)
         raise GrokscopeError(
             f"opening {path}: it holds {len(result.runs)} runs ({names}), expected one; import them first"
         )
-    if result.runs:
-        run = result.runs[0]
-        target = workspace / RUNS_FOLDER / run.name
-        if (target / MANIFEST_NAME).is_file():
-            stored = read_manifest(target).get("provenance", {}).get("sources", {})
-            if set(stored.values()) == set(_sources(run.found.source).values()):
-                return target
-    stored_as = import_paths([path], workspace, how=how).runs[0].path
+    for run in result.runs:
+        if (stored := _stored_before(run.found.source, run.name, workspace)) is not None:
+            return stored
+    stored_as = store_runs(_some(result), result.skipped, workspace, path).runs[0].path
     assert stored_as is not None
     return stored_as
+
+
+def _stored_before(source: ForeignRun, name: str, workspace: Path) -> Path | None:
+    """The directory of this name in a workspace, where it was imported from the same files."""
+    target = workspace / RUNS_FOLDER / name
+    if not (target / MANIFEST_NAME).is_file():
+        return None
+    stored = read_manifest(target).get("provenance", {}).get("sources", {})
+    return target if set(stored.values()) == set(_sources(source).values()) else None
 
 
 def inspect_path(path: Path, how: Reading | None = None) -> dict[str, Any]:
@@ -237,9 +144,14 @@ def _about(path: Path, why: str) -> str:
     return why if str(path) in why else f"importing {path}: {why}"
 
 
-def _understand(paths: Sequence[Path], name: str | None, how: Reading | None) -> ImportResult:
-    """Every run that can be read, named, and what was skipped."""
-    sources, skipped = gather([Path(path) for path in paths])
+def _understand(
+    paths: Sequence[Path],
+    name: str | None,
+    how: Reading | None,
+    gathered: tuple[list[ForeignRun], list[Skipped]] | None = None,
+) -> ImportResult:
+    """Every run that can be read, named, and what was skipped; ``gathered`` where the files are read already."""
+    sources, skipped = gathered or gather([Path(path) for path in paths])
     found: list[ImportedRun] = []
     reading = how or Reading()
     for source in sources:
@@ -256,17 +168,18 @@ def _understand(paths: Sequence[Path], name: str | None, how: Reading | None) ->
 
 def _named(runs: list[ImportedRun], first: Path, name: str | None) -> list[ImportedRun]:
     if len(runs) == 1:
-        return [replace(runs[0], name=name or _safe(_telling_name(runs[0])))]
+        return [replace(runs[0], name=name or _safe(_telling_name(runs[0].found.source)))]
     folder = first if first.is_dir() else first.parent
     stems = [replace(run, name=run.found.source.stem) for run in runs]
     return name_runs(stems, name or _safe(folder.resolve().name))
 
 
-def _telling_name(run: ImportedRun) -> str:
+def _telling_name(source: ForeignRun) -> str:
     """The name of the run, or that of the nearest folder above it whose name says more than "runs" does."""
-    stem = run.found.source.stem
-    folders = [path.name for path in run.found.source.snapshots[-1].path.resolve().parents]
-    return next((one for one in (stem, *folders) if one and one.lower() not in _SAY_NOTHING), stem)
+    folders = [path.name for path in source.snapshots[-1].path.resolve().parents]
+    return next(
+        (one for one in (source.stem, *folders) if one and one.lower() not in _SAY_NOTHING), source.stem
+    )
 
 
 def name_runs(runs: Sequence[ImportedRun], base: str) -> list[ImportedRun]:
@@ -329,7 +242,7 @@ def _manifest(run: ImportedRun) -> dict[str, Any]:
             "seed": seed,
             "task": task,
             "model": settings_dict(found.model.settings),  # pyright: ignore[reportAttributeAccessIssue]
-            **_recorded_training(found.source),
+            **_recorded_training(found),
         },
     }
     if isinstance(split, Split):
@@ -358,15 +271,17 @@ def _manifest(run: ImportedRun) -> dict[str, Any]:
     }
 
 
-def _recorded_training(source: ForeignRun) -> dict[str, dict[str, float]]:
-    """The optimiser settings recorded beside the weights, under our names; nothing is assumed."""
-    facts, inside = source.facts, dict(source.snapshots[-1].scalars)
-    found = {"lr": facts.find(LEARNING_RATE_NAMES, inside), "weight_decay": facts.find(DECAY_NAMES, inside)}
-    settings = {
+def _recorded_training(found: Understood) -> dict[str, dict[str, float | str]]:
+    """The optimiser settings recorded beside the weights, under our names, and a loss that the record tells."""
+    facts, inside = found.source.facts, dict(found.source.snapshots[-1].scalars)
+    said = {"lr": facts.find(LEARNING_RATE_NAMES, inside), "weight_decay": facts.find(DECAY_NAMES, inside)}
+    settings: dict[str, float | str] = {
         name: float(fact[0])
-        for name, fact in found.items()
+        for name, fact in said.items()
         if fact is not None and isinstance(fact[0], int | float) and 0 <= fact[0] < 1e6
     }
+    if found.function is not None and found.function.loss.squared:
+        settings["loss"] = "squared"
     return {"train": settings} if settings else {}
 
 

@@ -24,14 +24,11 @@ from grokscope.foreign.function.card import Card
 from grokscope.foreign.function.chains import chain_space
 from grokscope.foreign.function.layout import Unrecognised, lay_out, short_names
 from grokscope.foreign.function.rebuild import Answered, Function, answered_by, choose_function
-from grokscope.foreign.function.search import (
-    SOME_NATS,
-    Budget,
-)
+from grokscope.foreign.function.search import SOME_NATS, Budget, enough_nats
 from grokscope.foreign.function.space import Space
 from grokscope.foreign.function.transformers import transformer_space
 from grokscope.foreign.gathering.containers import ForeignRun
-from grokscope.foreign.gathering.facts import recorded_curves, recorded_norms, recorded_numbers
+from grokscope.foreign.gathering.facts import recorded_curves
 from grokscope.foreign.splitting.find import NoSplit, Split
 from grokscope.models import Model, Params
 from grokscope.tasks import Task, unknown_task
@@ -47,6 +44,7 @@ class Understood:
     Attributes:
         function: the rebuilt function, ``None`` where none was.
         why: why there is no function, or why it may not be used; "" where it may.
+        doubt: what speaks against a function that may be used, "" where nothing does.
         split: ``None`` where there is no function to look for it.
         answered: (T, N) losses and right answers of every pair, ``None`` without a function.
     """
@@ -64,6 +62,7 @@ class Understood:
     proof: tuple[Comparison, ...] = ()
     audit: tuple[Finding, ...] = ()
     user_function: UserFunction | None = None
+    doubt: str = ""
 
     @property
     def proved(self) -> bool:
@@ -175,9 +174,9 @@ def _proved(source: ForeignRun, function: Function) -> Understood:
     """The split and the proof of a rebuilt function."""
     inside = dict(source.snapshots[-1].scalars)
     steps = tuple(one.step for one in source.snapshots)
-    numbers = recorded_numbers(source.facts, {one.step: one.scalars for one in source.snapshots})
+    numbers = source.numbers
     answered = function.answered or answered_by(
-        source, function.model, function.translate, function.task, numbers
+        source, function.model, function.translate, function.task, numbers, function.loss
     )
     losses, right, split = answered
     ours = measured(function.task, losses, right)
@@ -198,6 +197,7 @@ def _proved(source: ForeignRun, function: Function) -> Understood:
         recorded_optimiser(source.facts, inside),
         curves=recorded_curves(source.facts, inside, steps[-1]),
         states=_states(source, function),
+        loss=function.loss,
     )
     found = Understood(
         source=source,
@@ -212,10 +212,28 @@ def _proved(source: ForeignRun, function: Function) -> Understood:
         answered=answered,
         proof=tuple(proof),
     )
-    if function.nats < SOME_NATS and not found.proved:
+    return _weighed(found, function)
+
+
+def _weighed(found: Understood, function: Function) -> Understood:
+    """What the record says against a function: nothing, a doubt, or that it may not be used."""
+    if found.proved:
+        return found
+    n_conflicts = sum(row.verdict == "conflict" for row in found.proof)
+    n_recorded = sum(row.verdict != "nothing recorded" for row in found.proof)
+    told = f"{n_conflicts} of {n_recorded} recorded numbers conflict with it"
+    if function.nats < SOME_NATS:
         why = f"the function is not proved: {function.answers}, and no recorded number is reproduced"
-        found = replace(found, why=why)
-    return found
+        return replace(found, why=why)
+    if not n_conflicts:
+        return found
+    if function.nats < enough_nats(function.p):
+        return replace(found, why=f"the function is not proved: {function.answers}, but {told}")
+    return replace(
+        found,
+        doubt=f"its answers alone speak for the function: {function.answers}, but {told}; another loss, "
+        "other inputs or another function may have given them",
+    )
 
 
 def _states(source: ForeignRun, function: Function) -> list[Moments | Absent | None]:
@@ -230,13 +248,15 @@ def _states(source: ForeignRun, function: Function) -> list[Moments | Absent | N
 
 def _audit_context(found: Understood, skipped: Sequence[tuple[str, str]], where: str) -> AuditContext:
     source, answered = found.source, found.answered
+    # what float32 makes of a loss near 0 is a matter of cross-entropy
+    squared = found.function is not None and found.function.loss.squared
     last = source.snapshots[-1]
     paths = dict.fromkeys(one.path for one in source.snapshots)
     names = [path.name for path in paths] + [last.path.parent.name]
     return AuditContext(
         task=found.task,
         steps=found.steps,
-        losses=None if answered is None else answered.losses,
+        losses=None if answered is None or squared else answered.losses,
         right=None if answered is None else answered.right,
         ignored=found.ignored,
         saves=found.saves,
@@ -248,7 +268,7 @@ def _audit_context(found: Understood, skipped: Sequence[tuple[str, str]], where:
         split=None if found.split is None else found.split.as_json(),
         names=names,
         proof=found.proof,
-        norms=recorded_norms(source.facts, {one.step: one.scalars for one in source.snapshots}),
+        norms=source.norms,
         skipped=skipped,
         where=where,
     )

@@ -42,6 +42,8 @@ def _recognised(name: str, card: Mapping[str, Any]) -> list[str]:
         lines = [f"{name}: {card['task']}, {card['family']}, {card['parameters']} parameters, {span}"]
     if card.get("no_function"):
         lines.append(f"weights  only: {card['no_function']}")
+    if card.get("doubt"):
+        lines.append(f"doubt    {card['doubt']}")
     lines += [f"known    {text}" for text in card.get("known", ())]
     lines += [f"ignored  {tensor}: {why}" for tensor, why in card.get("ignored", {}).items()]
     lines += [f"tensor   {tensor} {tuple(shape)}" for tensor, shape in card.get("tensors", {}).items()]
@@ -55,10 +57,10 @@ def _recognised(name: str, card: Mapping[str, Any]) -> list[str]:
 def _hypotheses(rows: Sequence[Mapping[str, Any]], search: Mapping[str, Any] | None) -> list[str]:
     lines = [f"{row['basis']:<10}{row['about']} {row['value']}: {row['evidence']}" for row in rows]
     if search:
-        budget = search["budget"]
+        cut = f"; {search['stopped']}" if search.get("stopped") else ""
         lines.append(
-            f"search   {search['tried']} of {search['of']} hypotheses in {search['seconds']} s (budget "
-            f"{budget['hypotheses']}, {budget['seconds']:g} s)"
+            f"search   {search['tried']} of {search['of']} hypotheses, at most "
+            f"{search['budget']['hypotheses']}{cut}"
         )
     return lines
 

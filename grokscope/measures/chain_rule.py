@@ -9,120 +9,24 @@ Shape suffixes: N samples, C classes, d_0 input width, d_l width of hidden layer
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from grokscope.measures.regions import GatedForm, gated_forward
+from grokscope.measures.sample_gradients import GELU_LARGEST_SLOPE, gate_pullback, logit_gradient, row_norms
 
 __all__ = [
-    "GELU_LARGEST_SLOPE",
     "Account",
     "BlockAccount",
+    "SampleNorms",
+    "account_of",
     "bound_slack",
-    "bypassed_layer_norms",
     "cancellation",
-    "head_gradient_norms",
-    "logit_gradient",
+    "operand_norms",
     "per_sample_account",
 ]
-
-GELU_LARGEST_SLOPE = 0.5 * (1 + math.erf(1)) + math.exp(-1) / math.sqrt(math.pi)
-"""max |φ'| of the exact GELU x Φ(x), 1.12890…, reached at √2 where φ'' vanishes."""
-
-
-def logit_gradient(logits: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
-    """δ = (softmax(z/τ) − onehot)/τ, the gradient of each sample's cross-entropy in its logits.
-
-    The target's entry is minus the sum of the others: 1 − p would lose every digit on confident samples.
-
-    Args:
-        logits: (N, C), taken to float64.
-        targets: (N,) integer classes in [0, C).
-        temperature: τ > 0.
-
-    Returns:
-        (N, C) float64, rows summing to 0.
-
-    Raises:
-        ValueError: shapes that do not fit, logits that are not finite, a target that is not a class, or a
-            temperature not above 0.
-    """
-    if logits.ndim != 2 or targets.shape != logits.shape[:1] or targets.dtype.is_floating_point:
-        raise ValueError(
-            f"logit_gradient: got logits {tuple(logits.shape)} and {targets.dtype} targets "
-            f"{tuple(targets.shape)}, expected (N, C) and integer (N,)"
-        )
-    if targets.numel() and (int(targets.min()) < 0 or int(targets.max()) >= logits.shape[1]):
-        raise ValueError(
-            f"logit_gradient: got targets from {int(targets.min())} to {int(targets.max())}, "
-            f"expected classes in [0, {logits.shape[1]})"
-        )
-    if not bool(logits.isfinite().all()):
-        raise ValueError("logit_gradient: got non-finite logits, expected finite ones")
-    if not temperature > 0:
-        raise ValueError(f"logit_gradient: got temperature {temperature}, expected a positive number")
-    index = targets.to(logits.device, torch.int64).unsqueeze(1)
-    others = torch.softmax(logits.to(torch.float64) / temperature, dim=1).scatter(1, index, 0.0)
-    return others.scatter(1, index, -others.sum(dim=1, keepdim=True)) / temperature
-
-
-def head_gradient_norms(features: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
-    """Per-sample gradient norms of a linear head, exact whatever comes before it.
-
-    Args:
-        features: (N, d), what the head is applied to.
-        delta: (N, C), the gradient in the logits, from `logit_gradient`.
-
-    Returns:
-        ‖δ‖‖h‖ for the weight and ‖δ‖√(1 + ‖h‖²) for weight and bias together, (N,) each.
-
-    Raises:
-        ValueError: different numbers of samples.
-    """
-    if features.ndim != 2 or delta.ndim != 2 or features.shape[0] != delta.shape[0]:
-        raise ValueError(
-            f"head_gradient_norms: got features {tuple(features.shape)} and delta {tuple(delta.shape)}, "
-            "expected (N, d) and (N, C)"
-        )
-    delta_norm = _row_norms(delta)
-    feature_norm = _row_norms(features)
-    return delta_norm * feature_norm, delta_norm * torch.hypot(feature_norm, torch.ones_like(feature_norm))
-
-
-def bypassed_layer_norms(form: GatedForm, z: Tensor, delta: Tensor, *, output_bias: bool) -> Tensor:
-    """Per-sample gradient norms of both matrices of a layer that writes into a residual stream, exact.
-
-    With logits = (z + φ(z W_in + b_in) W_out + b_out) W_U + u, r = δ W_Uᵀ what reaches the stream and
-    g = (r W_outᵀ) φ'(pre): ∇W_out = h ⊗ r, ∇b_out = r, ∇W_in = z ⊗ g and ∇b_in = g.
-
-    Args:
-        form: one hidden layer with a direct path: weights[0] = W_in, head = W_out W_U, direct = W_U.
-        z: (N, d_0) the stream before the layer.
-        delta: (N, C) the gradient of each sample's loss in the logits.
-        output_bias: whether there is a b_out and it counts; b_in counts where the form has it.
-
-    Returns:
-        (N,) norms over W_in, W_out and their biases together.
-
-    Raises:
-        ValueError: a form without a direct path, or shapes that do not fit.
-    """
-    if form.direct is None or delta.shape != (z.shape[0], form.n_classes):
-        raise ValueError(
-            f"bypassed_layer_norms: got delta {tuple(delta.shape)} and a form "
-            f"{'without' if form.direct is None else 'with'} a direct path, expected "
-            f"({z.shape[0]}, {form.n_classes}) and one with it"
-        )
-    (pre,), _ = gated_forward(form, z)
-    delta = delta.to(torch.float64)
-    one = torch.ones(len(z), dtype=torch.float64, device=delta.device)
-    hidden, stream = _row_norms(form.activate(pre)), _row_norms(z)
-    above = _row_norms(delta @ form.direct.T)
-    below = _row_norms((delta @ form.head.T) * _slope(form, pre))
-    above = above * (torch.hypot(hidden, one) if output_bias else hidden)
-    below = below * (stream if form.biases[0] is None else torch.hypot(stream, one))
-    return torch.hypot(above, below)
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,45 +113,81 @@ def per_sample_account(
     z = z.to(torch.float64)
     pre_activations, logits = gated_forward(form, z)
     delta = _loss_gradient(logits, targets, temperature, delta)
-    delta_norm = _row_norms(delta)
+    delta_norm = row_norms(delta)
     # all that follows is linear in δ: its direction alone keeps squares of tiny losses from underflow
     upstream = delta / delta_norm.clamp(min=torch.finfo(torch.float64).tiny).unsqueeze(1)
     direct_upstream = upstream
 
     inputs = [z, *(form.activate(pre) for pre in pre_activations)]
-    reach = _spectral_norm(form.head)
-    head = _block_account(
-        delta_norm, inputs[-1], torch.ones_like(delta_norm), 1.0, form.head_bias is not None
-    )
-    slope = 1.0 if form.activation == "relu" else GELU_LARGEST_SLOPE
     upstream = upstream @ form.head.T
-    layers = []
+    above = []
     for number in reversed(range(len(form.weights))):
-        upstream = upstream * _slope(form, pre_activations[number])
-        reach *= slope
-        has_bias = form.biases[number] is not None
-        layers.append(_block_account(delta_norm, inputs[number], _row_norms(upstream), reach, has_bias))
+        upstream = gate_pullback(form, pre_activations[number], upstream)
+        above.append(delta_norm * row_norms(upstream))
         upstream = upstream @ form.weights[number].T
-        reach *= _spectral_norm(form.weights[number])
     if form.direct is not None:
         upstream = upstream + direct_upstream @ form.direct.T
-        reach += _spectral_norm(form.direct)
-
     embedding = None
     if combine is not None and embedding_width is not None:
-        same = torch.zeros(z.shape[0], dtype=torch.bool) if same_operand is None else same_operand
-        same = same.to(z.device)
-        one = z.new_ones(())  # two Python numbers in `torch.where` would make float32
-        if combine == "concatenation":
-            first, second = upstream[:, :embedding_width], upstream[:, embedding_width:]
-            norms = torch.where(same, _row_norms(first + second), _row_norms(upstream))
-            spread = torch.where(same, math.sqrt(2) * one, one)
-        else:
-            spread = torch.where(same, 2 * one, math.sqrt(2) * one)
-            norms = spread * _row_norms(upstream)
-        norms, bound = delta_norm * norms, delta_norm * spread * reach
-        embedding = BlockAccount(norms, norms, bound, bound)
-    return Account(delta_norm, head, tuple(reversed(layers)), embedding)
+        embedding = delta_norm * operand_norms(upstream, combine, same_operand)
+    norms = SampleNorms(delta_norm, tuple(map(row_norms, inputs)), tuple(reversed(above)), embedding)
+    return account_of(form, norms, combine, same_operand)
+
+
+class SampleNorms(NamedTuple):
+    """What the account needs of every sample, (N,) float64 each.
+
+    Attributes:
+        delta: ‖δ‖.
+        inputs: ‖z‖, ‖h_1‖, …, ‖h_L‖, what each layer and the head read.
+        above: ‖∂ℓ/∂pre_l‖ of each hidden layer.
+        embedding: ‖∇_E ℓ‖ over all rows, or None without an embedding; see `operand_norms`.
+    """
+
+    delta: Tensor
+    inputs: tuple[Tensor, ...]
+    above: tuple[Tensor, ...]
+    embedding: Tensor | None
+
+
+def operand_norms(gradient: Tensor, combine: str, same_operand: Tensor | None) -> Tensor:
+    """(N,) norm of the gradient in the embedding rows from the one (N, d_0) in z; see `per_sample_account`."""
+    norms = row_norms(gradient)
+    if combine != "concatenation":
+        return _spread(norms, combine, same_operand) * norms
+    if same_operand is not None and bool(same_operand.any()):
+        first, second = gradient[same_operand].chunk(2, dim=1)
+        norms[same_operand] = row_norms(first + second)
+    return norms
+
+
+def account_of(
+    form: GatedForm, norms: SampleNorms, combine: str | None, same_operand: Tensor | None
+) -> Account:
+    """The account of `per_sample_account` from norms alone; ``form`` gives the bounds."""
+    reach = _spectral_norm(form.head)
+    head = _block_account(norms.delta, norms.inputs[-1], norms.delta, 1.0, form.head_bias is not None)
+    slope = 1.0 if form.activation == "relu" else GELU_LARGEST_SLOPE
+    layers = []
+    for number in reversed(range(len(form.weights))):
+        reach *= slope
+        has_bias = form.biases[number] is not None
+        layers.append(_block_account(norms.delta, norms.inputs[number], norms.above[number], reach, has_bias))
+        reach *= _spectral_norm(form.weights[number])
+    if form.direct is not None:
+        reach += _spectral_norm(form.direct)
+    embedding = None
+    if norms.embedding is not None and combine is not None:
+        bound = norms.delta * _spread(norms.delta, combine, same_operand) * reach
+        embedding = BlockAccount(norms.embedding, norms.embedding, bound, bound)
+    return Account(norms.delta, head, tuple(reversed(layers)), embedding)
+
+
+def _spread(like: Tensor, combine: str, same_operand: Tensor | None) -> Tensor:
+    """(N,) ‖B_i‖₂ of the map from embedding rows to z."""
+    other, equal = (1.0, math.sqrt(2)) if combine == "concatenation" else (math.sqrt(2), 2.0)
+    found = torch.full_like(like, other)
+    return found if same_operand is None else found.masked_fill(same_operand.to(like.device), equal)
 
 
 def bound_slack(left: Tensor, right: Tensor) -> float:
@@ -298,14 +238,13 @@ def cancellation(full_gradient_norm: float, per_sample_norms: Tensor) -> float:
 
 
 def _block_account(
-    delta_norm: Tensor, layer_input: Tensor, upstream_norm: Tensor, reach: float, has_bias: bool
+    delta_norm: Tensor, input_norm: Tensor, above: Tensor, reach: float, has_bias: bool
 ) -> BlockAccount:
-    """A weight's gradient is input ⊗ upstream, its bias's the upstream itself."""
-    input_norm = _row_norms(layer_input)
+    """A weight's gradient is input ⊗ what comes from above, its bias's the latter itself."""
     with_bias = torch.hypot(input_norm, torch.ones_like(input_norm)) if has_bias else input_norm
     return BlockAccount(
-        weight=delta_norm * upstream_norm * input_norm,
-        with_bias=delta_norm * upstream_norm * with_bias,
+        weight=above * input_norm,
+        with_bias=above * with_bias,
         bound=delta_norm * reach * input_norm,
         bound_with_bias=delta_norm * reach * with_bias,
     )
@@ -329,24 +268,14 @@ def _loss_gradient(
     return delta.to(torch.float64)
 
 
-def _slope(form: GatedForm, pre: Tensor) -> Tensor:
-    """φ'(pre), with φ'(0) = 0 for ReLU as for the gates."""
-    if form.activation == "relu":
-        return (pre > 0).to(torch.float64)
-    density = torch.exp(-pre.square() / 2) / math.sqrt(2 * math.pi)
-    return torch.special.ndtr(pre) + pre * density
-
-
-def _row_norms(rows: Tensor) -> Tensor:
-    """(N,) float64 Euclidean norms, scaled so that the squares of tiny rows do not underflow."""
-    rows = rows.to(torch.float64)
-    scale = rows.abs().amax(dim=1)
-    safe = torch.where(scale > 0, scale, 1.0)
-    return scale * torch.linalg.vector_norm(rows / safe.unsqueeze(1), dim=1)
-
-
 def _spectral_norm(matrix: Tensor) -> float:
-    return float(torch.linalg.matrix_norm(matrix, ord=2))
+    """‖matrix‖₂, from the largest eigenvalue of the smaller Gram matrix, which has all its digits."""
+    scale = float(matrix.abs().max())
+    if not 0 < scale < math.inf:
+        return scale
+    matrix = matrix / scale
+    gram = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
+    return scale * math.sqrt(float(torch.linalg.eigvalsh(gram)[-1]))
 
 
 def _check_embedding(

@@ -3,12 +3,22 @@
 Shape suffixes: N samples, d features, C classes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["ClassSeparation", "class_separation", "simplex_gap"]
+__all__ = [
+    "ClassMoments",
+    "ClassSeparation",
+    "class_moments",
+    "class_separation",
+    "joined",
+    "separation_of",
+    "simplex_gap",
+    "simplex_gap_of",
+]
 
 _DELTA = 1e-12  # the constant of arXiv 2606.05863 that keeps the ratio finite when all class means coincide
 
@@ -44,14 +54,55 @@ def class_separation(features: Tensor, labels: Tensor, n_classes: int) -> ClassS
         ValueError: shapes that do not fit, non-finite features, a label out of range, or fewer than two
             classes present.
     """
+    return separation_of(class_moments(features, labels, n_classes))
+
+
+@dataclass(frozen=True, eq=False)
+class ClassMoments:
+    """What separation and simplex gap need of the samples of some classes.
+
+    Attributes:
+        means: (c, d) float64, of the classes with a sample.
+        within: Σ_a ‖z_a − μ_{y_a}‖².
+        n_samples: how many samples.
+    """
+
+    means: Tensor
+    within: float
+    n_samples: int
+
+
+def class_moments(features: Tensor, labels: Tensor, n_classes: int) -> ClassMoments:
+    """Means of the classes present, and the scatter about them.
+
+    Arguments and errors as `class_separation`.
+    """
     means, counts, features, labels = _class_means("class_separation", features, labels, n_classes)
-    present = counts > 0
-    n_present = int(present.sum())
-    within = (features - means[labels]).square().sum()
-    centred = means[present] - means[present].mean(dim=0)
+    within = float((features - means[labels]).square().sum())
+    return ClassMoments(means[counts > 0], within, features.shape[0])
+
+
+def joined(parts: Sequence[ClassMoments]) -> ClassMoments:
+    """The moments of all classes from those of disjoint sets of whole classes.
+
+    Raises:
+        ValueError: fewer than two classes, or moments that are not finite.
+    """
+    means, within = torch.cat([part.means for part in parts]), sum(part.within for part in parts)
+    if len(means) < 2:
+        raise ValueError(f"class_separation: got {len(means)} classes with samples, expected at least 2")
+    if not (within < float("inf") and bool(means.isfinite().all())):
+        raise ValueError("class_separation: got non-finite features, expected finite ones")
+    return ClassMoments(means, within, sum(part.n_samples for part in parts))
+
+
+def separation_of(moments: ClassMoments) -> ClassSeparation:
+    """`class_separation` from moments."""
+    n_present = len(moments.means)
+    centred = moments.means - moments.means.mean(dim=0)
     between = 2 * n_present * centred.square().sum()  # = the sum over ordered pairs of squared distances
-    value = float(within / (between + _DELTA))
-    return ClassSeparation(value, value * 2 * n_present**2 / features.shape[0], n_present)
+    value = float(moments.within / (between + _DELTA))
+    return ClassSeparation(value, value * 2 * n_present**2 / moments.n_samples, n_present)
 
 
 def simplex_gap(features: Tensor, labels: Tensor, n_classes: int) -> float:
@@ -72,7 +123,15 @@ def simplex_gap(features: Tensor, labels: Tensor, n_classes: int) -> float:
             present, or class means that all coincide (then they have no shape).
     """
     means, counts, *_ = _class_means("simplex_gap", features, labels, n_classes)
-    means = means[counts > 0]
+    return simplex_gap_of(means[counts > 0])
+
+
+def simplex_gap_of(means: Tensor) -> float:
+    """`simplex_gap` from the means (c, d) of the classes present.
+
+    Raises:
+        ValueError: class means that all coincide.
+    """
     centred = means - means.mean(dim=0)
     # means equal up to rounding would otherwise be read as a shape
     if float(centred.abs().max()) <= 1e-14 * float(means.abs().max()):

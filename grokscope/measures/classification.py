@@ -7,10 +7,70 @@ Shape suffixes: N samples, C classes; leading axes (a step axis T, say) are writ
 Non-finite logits are not an error here: the samples they belong to come out as NaN or infinity.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-__all__ = ["correct", "cross_entropy", "logits_norm", "margin", "mean_over", "softmax_collapsed"]
+__all__ = [
+    "Answers",
+    "collapse_is_possible",
+    "correct",
+    "cross_entropy",
+    "logits_norm",
+    "margin",
+    "mean_over",
+    "read_answers",
+    "softmax_collapsed",
+]
+
+
+class Answers(NamedTuple):
+    """What each sample's logits say, (N,) float64 each.
+
+    Attributes:
+        loss: as `cross_entropy`.
+        margin: as `margin`.
+        correct: as `correct`, 1 or 0.
+        norm: ‖z‖₂.
+    """
+
+    loss: Tensor
+    margin: Tensor
+    correct: Tensor
+    norm: Tensor
+
+
+def read_answers(logits: Tensor, targets: Tensor) -> Answers:
+    """`cross_entropy`, `margin`, `correct` and the norm of each sample's logits, in one pass over them.
+
+    Args:
+        logits: (N, C) real with C ≥ 2; taken to float64.
+        targets: (N,) integer classes in [0, C).
+
+    Returns:
+        The same numbers as the four functions give one by one.
+
+    Raises:
+        ValueError: as `margin`.
+    """
+    _check("read_answers", logits, targets)
+    if logits.ndim != 2 or logits.shape[1] < 2:
+        raise ValueError(f"read_answers: got logits {tuple(logits.shape)}, expected (N, C) with C >= 2")
+    logits = logits.to(torch.float64)
+    norm = torch.linalg.vector_norm(logits, dim=1)
+    if not bool(norm.sum().isfinite()):
+        right = correct(logits, targets).to(torch.float64)
+        return Answers(cross_entropy(logits, targets), margin(logits, targets), right, norm)
+    index = targets.to(logits.device, torch.int64).unsqueeze(1)
+    gaps = (logits - logits.gather(1, index)).scatter_(1, index, float("-inf"))
+    top = gaps.amax(dim=1)
+    right = (top < 0).to(torch.float64)
+    tied = (top == 0).nonzero()[:, 0]
+    if len(tied):  # the lowest class wins
+        right[tied] = correct(logits[tied], targets[tied]).to(torch.float64)
+    others = gaps.sub_(top.unsqueeze(1)).exp_().sum(dim=1).log_().add_(top)
+    return Answers(torch.logaddexp(torch.zeros_like(others), others), -top, right, norm)
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -117,6 +177,21 @@ def softmax_collapsed(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
         )
     total = (logits - logits.amax(dim=-1, keepdim=True)).exp().sum(dim=-1)
     return mean_over((total == 1) & correct(logits, targets), mask)
+
+
+def collapse_is_possible(loss: Tensor, norm: Tensor, dtype: torch.dtype) -> bool:
+    """Whether any softmax can have collapsed in ``dtype``, from losses in float64.
+
+    A sum of 1 and smaller terms is rounded to 1 only where these are below half of the resolution, and they are
+    what the loss is made of. Sixteen times that is allowed for logits that are themselves rounded.
+
+    Args:
+        loss: (N,) float64, N ≥ 1, from `cross_entropy`.
+        norm: (N,) ‖z‖₂; where it is so large that rounded logits are uncertain, the answer is yes.
+        dtype: the training dtype.
+    """
+    half = torch.finfo(dtype).eps / 2
+    return not (float(loss.min()) > 16 * half and float(norm.max()) * half < 2**-6)
 
 
 def mean_over(values: Tensor, mask: Tensor) -> Tensor:

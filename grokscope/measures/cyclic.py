@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -39,6 +40,12 @@ class FourierBasis:
         for index, rows in enumerate(self.groups):
             member[index, list(rows)] = 1.0
         return member
+
+    def sum_by_frequency(self, values: Tensor) -> Tensor:
+        """(..., n functions, d) to (..., F, d): the sum over the rows of each frequency."""
+        last = 2 * ((self.n - 1) // 2) + 1
+        paired = values[..., 1:last:2, :] + values[..., 2:last:2, :]
+        return paired if self.n % 2 else torch.cat([paired, values[..., last:, :]], dim=-2)
 
     def rows(self, frequencies: Iterable[int]) -> Tensor:
         """The basis functions (rows, n points) of the frequencies; ValueError for one outside 1..n//2."""
@@ -81,8 +88,12 @@ def discrete_log_order(p: int) -> Tensor:
     return torch.tensor(residues, dtype=torch.int64)
 
 
+@lru_cache(maxsize=16)
 def fourier_basis(n: int, device: torch.device | str | None = None) -> FourierBasis:
-    """The real orthonormal basis of functions on Z_n (float64); see `FourierBasis`. ValueError for n < 2."""
+    """The real orthonormal basis of functions on Z_n (float64); see `FourierBasis`. ValueError for n < 2.
+
+    The same tensors are returned for the same arguments; they are not to be changed.
+    """
     if n < 2:
         raise ValueError(f"fourier basis: got n = {n}, expected at least 2 points")
     points = torch.arange(n, dtype=torch.int64)

@@ -1,8 +1,8 @@
 """Fourier analysis of real functions on the cyclic group Z_n: where the power of a map sits.
 
-Scope: the real orthonormal basis, power per frequency, how concentrated that power is, and which frequency a
-neuron computes with. Phases are in ``phases``. For multiplication and division the caller hands in rows
-already permuted by ``discrete_log_order``; the axis is then Z_{p-1}, of even order.
+Scope: the real orthonormal basis, power per frequency, and how concentrated that power is. Which frequency a
+neuron computes with is in ``neuron_frequencies``, phases are in ``phases``. For multiplication and division the
+caller hands in rows already permuted by ``discrete_log_order``; the axis is then Z_{p-1}, of even order.
 
 Shape suffixes: n points of the cyclic axis, F = n // 2 frequencies, d other axis, h neurons. Leading axes
 (usually saved steps) are batch axes throughout. Everything is computed in float64.
@@ -10,10 +10,8 @@ Shape suffixes: n points of the cyclic axis, F = n // 2 frequencies, d other axi
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import torch
+from scipy import linalg
 from torch import Tensor
 
 from grokscope.measures.cyclic import (
@@ -26,7 +24,6 @@ from grokscope.measures.cyclic import (
 
 __all__ = [
     "FourierBasis",
-    "NeuronFrequencies",
     "circularity",
     "column_power",
     "complex_inverse_participation",
@@ -36,12 +33,10 @@ __all__ = [
     "frequency_power",
     "gini",
     "inverse_participation",
+    "inverse_participations",
     "is_prime",
     "key_frequencies_by_embedding",
     "least_primitive_root",
-    "mean_explained",
-    "neuron_frequencies",
-    "neuron_shares",
     "participation",
     "square_frequency_power",
 ]
@@ -49,31 +44,10 @@ __all__ = [
 # Energy beside the constant counts as none below this share of the whole. Rounding of a constant float64
 # column leaves about 1e-31; the smallest variation that float32 weights can hold beside a constant is about
 # 1e-15.
-_NO_VARIATION = 1e-24
+NO_VARIATION = 1e-24
 
-# A neuron has a frequency of its own where that explains more of its variance than any other, by this much.
-_TIE = 1e-9
-
-# Float64 entries that one block of `neuron_frequencies` may hold (32 MiB).
-_BLOCK_ENTRIES = 1 << 22
-
-
-@dataclass(frozen=True, eq=False)
-class NeuronFrequencies:
-    """The frequency of each neuron.
-
-    Attributes:
-        frequency: (..., h) int64, in 1..n//2; -1 for a neuron without a frequency of its own, whose
-            activation does not vary or whose best frequency explains no more than another (a neuron that is
-            active on a single pair of inputs holds equal energy at every frequency of odd n).
-        explained: (..., h) share of the neuron's variance that lies in the block of its best frequency, tied
-            or not; 0 (and without meaning) where ``varies`` does not hold.
-        varies: (..., h) bool, whether the activation varies over the inputs.
-    """
-
-    frequency: Tensor
-    explained: Tensor
-    varies: Tensor
+# Eigenvectors of a Gram matrix are used for components of at least this share of the largest eigenvalue.
+_GRAM_SHARE = 1e-4
 
 
 def column_power(matrix: Tensor) -> Tensor:
@@ -88,7 +62,7 @@ def column_power(matrix: Tensor) -> Tensor:
     """
     values = _float64(matrix, "fourier power")
     basis = fourier_basis(values.shape[-2], values.device)
-    return basis.membership() @ (basis.matrix @ values).square()
+    return basis.sum_by_frequency((basis.matrix @ values).square())
 
 
 def frequency_power(matrix: Tensor) -> Tensor:
@@ -106,8 +80,8 @@ def frequency_fraction(matrix: Tensor) -> Tensor:
     values = _float64(matrix, "fourier fraction")
     values = _unit_scale(values, (-2, -1))
     power = frequency_power(values)
-    _require_all(
-        power.sum(-1) > _NO_VARIATION * values.square().sum((-2, -1)),
+    require_all(
+        power.sum(-1) > NO_VARIATION * values.square().sum((-2, -1)),
         "fourier fraction: no power outside the constant, expected a map that varies along its cyclic axis",
     )
     return power / power.sum(-1, keepdim=True)
@@ -177,9 +151,7 @@ def inverse_participation(*slots: Tensor) -> Tensor:
     Returns:
         (...). Raises ValueError where no neuron varies, or without a slot.
     """
-    return _neuron_mean(
-        slots, "inverse participation", lambda w: _safe_shares(column_power(w)).square().sum(-2)
-    )
+    return inverse_participations(*slots)[0]
 
 
 def complex_inverse_participation(*slots: Tensor) -> Tensor:
@@ -190,12 +162,34 @@ def complex_inverse_participation(*slots: Tensor) -> Tensor:
     carry its bias and the mean of the other operand in the constant.) The mean is over neurons and slots that
     vary, as in `inverse_participation`.
     """
+    return inverse_participations(*slots)[1]
 
-    def per_neuron(weights: Tensor) -> Tensor:
-        centred = weights - weights.mean(-2, keepdim=True)
-        return _safe_shares(torch.fft.fft(centred, dim=-2).abs().square()).square().sum(-2)
 
-    return _neuron_mean(slots, "complex inverse participation", per_neuron)
+def inverse_participations(*slots: Tensor) -> tuple[Tensor, Tensor]:
+    """`inverse_participation` and `complex_inverse_participation` of the same slots, from one transform.
+
+    The power of a frequency is shared by its two signs in equal parts, and n/2 has but one.
+    """
+    if not slots:
+        raise ValueError("inverse participation: got no map, expected one (..., n, neurons) per operand")
+    totals: list[Tensor] = []
+    count: Tensor | None = None
+    for slot in slots:
+        weights = _unit_scale(_float64(slot, "inverse participation"), (-2,))
+        spread = (weights - weights.mean(-2, keepdim=True)).square().sum(-2)
+        varies = spread > NO_VARIATION * weights.square().sum(-2)
+        squares = _safe_shares(column_power(weights)).square()
+        alone = squares[..., -1, :] if weights.shape[-2] % 2 == 0 else torch.zeros_like(spread)
+        real = squares.sum(-2)
+        found = [torch.where(varies, value, 0.0).sum(-1) for value in (real, (real + alone) / 2.0)]
+        totals = [a + b for a, b in zip(totals, found, strict=True)] if totals else found
+        count = varies.sum(-1) if count is None else count + varies.sum(-1)
+    assert count is not None
+    require_all(
+        count > 0,
+        "inverse participation: no neuron varies along the cyclic axis, expected at least one",
+    )
+    return totals[0] / count, totals[1] / count
 
 
 def circularity(embedding: Tensor) -> Tensor:
@@ -220,16 +214,41 @@ def circularity(embedding: Tensor) -> Tensor:
     values = _unit_scale(values, (-2, -1))
     centred = values - values.mean(-2, keepdim=True)
     variance = centred.square().sum((-2, -1))
-    _require_all(
-        variance > _NO_VARIATION * values.square().sum((-2, -1)),
+    require_all(
+        variance > NO_VARIATION * values.square().sum((-2, -1)),
         "circularity: embedding without variance, expected rows that differ",
     )
-    scores, scale, _ = torch.linalg.svd(centred, full_matrices=False)
-    # Left singular vectors are the scores at unit norm, which is all that the ratio needs.
-    spectrum = torch.fft.fft(scores[..., :4], dim=-2).abs().square()[..., 1 : (n - 1) // 2 + 1, :]
-    circular = (2.0 / n * spectrum.amax(-2)).clamp(max=1.0)
-    counted = scale[..., :4].square() >= 1e-12 * variance[..., None]
+    scores, energy = _principal_scores(centred, 4)
+    # unit vectors, of which the power at k is 2/n |sum_j v_j e^{2 pi i jk/n}|^2
+    circular = column_power(scores)[..., : (n - 1) // 2, :].amax(-2).clamp(max=1.0)
+    counted = energy >= 1e-12 * variance[..., None]
     return torch.where(counted, circular, 0.0).sum(-1) / 4.0
+
+
+def _principal_scores(centred: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """(..., n, q) unit scores of the q <= count leading principal components, and (..., q) their energies.
+
+    From the eigenvectors of the smaller Gram matrix where the last of them is not small beside the first: its
+    rounding is that of the largest eigenvalue. By a singular value decomposition elsewhere.
+    """
+    n, d = centred.shape[-2:]
+    q = min(count, n, d)
+    flat = centred.reshape(-1, n, d)
+    scores = flat.new_empty(len(flat), n, q)
+    energies = flat.new_empty(len(flat), q)
+    for index, table in enumerate(flat):
+        gram = table @ table.mT if n <= d else table.mT @ table
+        top = (len(gram) - q, len(gram) - 1)
+        values, vectors = linalg.eigh(gram.cpu().numpy(), subset_by_index=top, check_finite=False)
+        energy = torch.from_numpy(values).flip(0).to(table.device)
+        if energy[-1] > _GRAM_SHARE * energy[0]:
+            vector = torch.from_numpy(vectors).flip(1).to(table.device)
+            scores[index] = vector if n <= d else table @ vector / energy.sqrt()
+            energies[index] = energy
+        else:
+            left, scale, _ = torch.linalg.svd(table, full_matrices=False)
+            scores[index], energies[index] = left[:, :q], scale[:q].square()
+    return scores.reshape(*centred.shape[:-1], q), energies.reshape(*centred.shape[:-2], q)
 
 
 def key_frequencies_by_embedding(fractions: Tensor, share: float = 0.95) -> Tensor:
@@ -252,120 +271,6 @@ def key_frequencies_by_embedding(fractions: Tensor, share: float = 0.95) -> Tens
     return torch.zeros_like(needed).scatter(-1, order, needed)
 
 
-def neuron_frequencies(activations: Tensor) -> NeuronFrequencies:
-    """The frequency every neuron computes with, from its activation on all pairs of residues.
-
-    As in arXiv 2301.05217, the last frequency not left out. Each activation is centred over all inputs and
-    transformed in both operands. A frequency's energy is that in the block {1, cos_k, sin_k}^2 ({1, alt}^2
-    at k = n/2); the neuron takes the frequency with most, and none where the second is within 1e-9 of its
-    variance of the first. Works through blocks of neurons, so that little beside ``activations`` is held in
-    float64.
-
-    Args:
-        activations: (..., n, n, h), both operands over all residues in order.
-
-    Returns:
-        `NeuronFrequencies` with fields (..., h). Raises ValueError for another shape or a non-finite entry.
-    """
-    if activations.dim() < 3 or activations.shape[-3] != activations.shape[-2]:
-        raise ValueError(
-            f"neuron frequencies: got shape {tuple(activations.shape)}, expected (..., n, n, neurons)"
-        )
-    n, h = activations.shape[-2:]
-    pairs = _paired_rows(n, activations.device)
-    flat = activations.reshape(-1, n, n, h)
-    frequency = torch.full((flat.shape[0], h), -1, dtype=torch.int64, device=activations.device)
-    explained = torch.zeros(flat.shape[0], h, dtype=torch.float64, device=activations.device)
-    varying = torch.zeros(flat.shape[0], h, dtype=torch.bool, device=activations.device)
-    width = max(1, _BLOCK_ENTRIES // (n * n))
-    for index in range(flat.shape[0]):
-        for start in range(0, h, width):
-            block = flat[index, :, :, start : start + width].to(torch.float64)
-            centred, variance, whole = _centred(block)
-            own = _block_energy(centred, pairs)
-            varies = variance > _NO_VARIATION * whole
-            shares = own / torch.where(varies, variance, 1.0)
-            leading = shares.topk(min(2, len(shares)), dim=0)
-            top = leading.values[0]
-            alone = varies & ((top - leading.values[1] >= _TIE) if len(shares) > 1 else (top > 0))
-            frequency[index, start : start + width] = torch.where(alone, leading.indices[0] + 1, -1)
-            explained[index, start : start + width] = torch.where(varies, top.clamp(max=1.0), 0.0)
-            varying[index, start : start + width] = varies
-    shape = (*activations.shape[:-3], h)
-    return NeuronFrequencies(frequency.reshape(shape), explained.reshape(shape), varying.reshape(shape))
-
-
-def _centred(block: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(n, n, h) activations less their mean over all inputs, (h,) their variance, (h,) their mean square.
-
-    Scaled to largest entry 1 only where squares would leave the range of float64: passes over the activations
-    are what this measure costs.
-    """
-    mean = block.mean((0, 1))
-    centred = block - mean
-    variance = centred.square().sum((0, 1))
-    whole = variance + block.shape[0] * block.shape[1] * mean.square()
-    if bool(((whole > 1e-280) & (whole < 1e280)).all()):
-        return centred, variance, whole
-    largest = block.abs().amax((0, 1))
-    if not bool(largest.isfinite().all()):
-        raise ValueError("neuron frequencies: got non-finite activations, expected finite values")
-    block = block / torch.where(largest > 0, largest, 1.0)
-    mean = block.mean((0, 1))
-    centred = block - mean
-    return centred, centred.square().sum((0, 1)), block.square().sum((0, 1))
-
-
-def _paired_rows(n: int, device: torch.device) -> Tensor:
-    """(F, 2, n): the functions cos_k and sin_k of each frequency; (alt, 0) at k = n/2."""
-    basis = fourier_basis(n, device)
-    rows = torch.zeros(len(basis.frequencies), 2, n, dtype=torch.float64, device=device)
-    for index, group in enumerate(basis.groups):
-        rows[index, : len(group)] = basis.matrix[list(group)]
-    return rows
-
-
-def _block_energy(block: Tensor, pairs: Tensor) -> Tensor:
-    """(F, h): energy of each neuron in {1, cos_k, sin_k}^2, the constant of both operands left out.
-
-    One product transforms the first operand; of the second only the functions of the same frequency and the
-    constant are needed, so the full 2-D transform is never formed.
-    """
-    n, _, h = block.shape
-    count = pairs.shape[0]
-    first = (pairs.reshape(2 * count, n) @ block.reshape(n, n * h)).reshape(count, 2, n, h)
-    constant = torch.full((count, 1, n), n**-0.5, dtype=torch.float64, device=block.device)
-    second = torch.cat([pairs, constant], dim=1)
-    both = second @ first.movedim(2, 1).reshape(count, n, 2 * h)
-    alone = pairs @ (block.sum(0) * n**-0.5)
-    return both.square().reshape(count, 3, 2, h).sum((1, 2)) + alone.square().sum(1)
-
-
-def neuron_shares(neurons: NeuronFrequencies, n: int) -> Tensor:
-    """Share of the neurons with a frequency of their own that compute with each: (..., F).
-
-    The key set by neuron (arXiv 2301.05217) is where the share is positive.
-
-    Raises ValueError where no neuron has a frequency.
-    """
-    counts = torch.stack([(neurons.frequency == k).sum(-1) for k in range(1, n // 2 + 1)], dim=-1)
-    counts = counts.to(torch.float64)
-    _require_all(
-        counts.sum(-1) > 0, "neuron shares: no neuron has a frequency of its own, expected at least one"
-    )
-    return counts / counts.sum(-1, keepdim=True)
-
-
-def mean_explained(neurons: NeuronFrequencies) -> Tensor:
-    """Mean over varying neurons, tied ones among them, of the variance share in their best frequency, (...).
-
-    Raises ValueError where no neuron varies.
-    """
-    varies = neurons.varies
-    _require_all(varies.any(-1), "mean explained: no neuron varies over the inputs, expected at least one")
-    return torch.where(varies, neurons.explained, 0.0).sum(-1) / varies.sum(-1)
-
-
 def _float64(values: Tensor, what: str) -> Tensor:
     if values.dim() < 2 or values.is_complex() or values.shape[-2] < 2:
         raise ValueError(
@@ -383,7 +288,7 @@ def _unit_scale(values: Tensor, dims: tuple[int, ...]) -> Tensor:
     return values / torch.where(largest > 0, largest, 1.0)
 
 
-def _require_all(holds: Tensor, message: str) -> None:
+def require_all(holds: Tensor, message: str) -> None:
     failing = int((~holds).sum())
     if failing:
         raise ValueError(f"{message} (fails for {failing} of {holds.numel()})")
@@ -395,7 +300,7 @@ def _shares(values: Tensor, what: str) -> Tensor:
         raise ValueError(f"{what}: got shape {tuple(values.shape)}, expected (..., frequencies)")
     if not bool((torch.isfinite(values) & (values >= 0)).all()):
         raise ValueError(f"{what}: got negative or non-finite powers, expected nonnegative ones")
-    _require_all(values.amax(-1) > 0, f"{what}: got powers that are all zero, expected a positive one")
+    require_all(values.amax(-1) > 0, f"{what}: got powers that are all zero, expected a positive one")
     values = values / values.amax(-1, keepdim=True)
     return values / values.sum(-1, keepdim=True)
 
@@ -404,22 +309,3 @@ def _safe_shares(power: Tensor) -> Tensor:
     """Shares along axis -2, and zeros where there is no power (such columns are masked by the caller)."""
     total = power.sum(-2, keepdim=True)
     return power / torch.where(total > 0, total, 1.0)
-
-
-def _neuron_mean(slots: tuple[Tensor, ...], what: str, per_neuron: Callable[[Tensor], Tensor]) -> Tensor:
-    """Mean over the neurons of all slots whose weights vary along the cyclic axis."""
-    if not slots:
-        raise ValueError(f"{what}: got no map, expected one (..., n, neurons) per operand")
-    total: Tensor | None = None
-    count: Tensor | None = None
-    for slot in slots:
-        weights = _unit_scale(_float64(slot, what), (-2,))
-        spread = (weights - weights.mean(-2, keepdim=True)).square().sum(-2)
-        varies = spread > _NO_VARIATION * weights.square().sum(-2)
-        value = torch.where(varies, per_neuron(weights), 0.0).sum(-1)
-        total = value if total is None else total + value
-        count = varies.sum(-1) if count is None else count + varies.sum(-1)
-    assert total is not None
-    assert count is not None
-    _require_all(count > 0, f"{what}: no neuron varies along the cyclic axis, expected at least one")
-    return total / count

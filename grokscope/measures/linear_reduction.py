@@ -10,6 +10,7 @@ Shape suffixes: N or n samples, C classes, d_0 input width, d_l width of hidden 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +21,7 @@ __all__ = [
     "affine_maps",
     "agop",
     "mean_active",
+    "mean_active_and_agop",
     "reduction_residual",
     "rule_gap",
     "stable_rank_mean",
@@ -67,10 +69,9 @@ def mean_active(form: GatedForm, gate_pattern: Sequence[Tensor]) -> Tensor:
     pattern = _checked_pattern("mean_active", form, gate_pattern)
     n = pattern[0].shape[0]
     if len(pattern) == 1:
-        mean = (form.head.T * pattern[0].to(torch.float64).mean(dim=0)) @ form.weights[0].T
-        return mean if form.direct is None else mean + form.direct.T
+        return _mean_of_one_layer(form, pattern[0].sum(dim=0).to(torch.float64) / n)
     if len(pattern) == 2:
-        together = pattern[1].to(torch.float64).T @ pattern[0].to(torch.float64) / n
+        together = _open_together(pattern[1], pattern[0]) / n
         return form.head.T @ (form.weights[1].T * together) @ form.weights[0].T
     total = form.head.new_zeros(form.n_classes, form.input_width)
     for maps, counts in _distinct_maps(form, pattern):
@@ -103,13 +104,43 @@ def agop(form: GatedForm, gate_pattern: Sequence[Tensor]) -> Tensor:
             rows = (maps * counts.sqrt()[:, None, None]).flatten(0, 1)
             total += rows.T @ rows
         return total / n
-    weight, open_gates = form.weights[0], pattern[0].to(torch.float64)
-    together = open_gates.T @ open_gates / n
+    return _agop_of_one_layer(form, _open_together(pattern[0], pattern[0]) / n)
+
+
+def mean_active_and_agop(form: GatedForm, gate_pattern: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """`mean_active` and `agop`, counting the gates of one hidden layer once for both."""
+    pattern = _checked_pattern("mean_active_and_agop", form, gate_pattern)
+    if len(pattern) > 1:
+        return mean_active(form, pattern), agop(form, pattern)
+    together = _open_together(pattern[0], pattern[0]) / pattern[0].shape[0]
+    return _mean_of_one_layer(form, together.diagonal()), _agop_of_one_layer(form, together)
+
+
+def _mean_of_one_layer(form: GatedForm, open_share: Tensor) -> Tensor:
+    mean = (form.head.T * open_share) @ form.weights[0].T
+    return mean if form.direct is None else mean + form.direct.T
+
+
+def _agop_of_one_layer(form: GatedForm, together: Tensor) -> Tensor:
+    """From the shares (h, h) of samples at which both gates of a pair are open."""
+    weight = form.weights[0]
     product = weight @ ((form.head @ form.head.T) * together) @ weight.T
     if form.direct is not None:
-        cross = (weight * open_gates.mean(dim=0)) @ form.head @ form.direct.T
+        cross = (weight * together.diagonal()) @ form.head @ form.direct.T
         product = product + cross + cross.T + form.direct @ form.direct.T
     return (product + product.T) / 2
+
+
+def _open_together(first: Tensor, second: Tensor) -> Tensor:
+    """(h, h') float64: at how many samples gate i of ``first`` and gate j of ``second`` (N, h') are both open.
+
+    Whole numbers below 2^24 are exact in single precision, at half the cost, and numpy knows that the product
+    of a matrix with its own transpose is symmetric.
+    """
+    exact = np.float32 if first.shape[0] < 2**24 else np.float64
+    left = first.cpu().numpy().astype(exact)
+    right = left if second is first else second.cpu().numpy().astype(exact)
+    return torch.from_numpy(left.T @ right).to(device=first.device, dtype=torch.float64)
 
 
 @dataclass(frozen=True)

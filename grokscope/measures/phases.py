@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from grokscope.measures.cyclic import fourier_basis
+
 
 @dataclass(frozen=True, eq=False)
 class Phases:
@@ -133,8 +135,12 @@ def _phase(weights: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     values = weights.to(torch.float64)
     if not bool(torch.isfinite(values).all()):
         raise ValueError("phases: got weights with non-finite entries, expected finite values")
+    n = values.shape[-2]
     largest = values.abs().amax((-2, -1), keepdim=True)
     values = values / torch.where(largest > 0, largest, 1.0)
-    transform = torch.fft.rfft(values, dim=-2)
-    own = transform.gather(-2, index[..., None, :])[..., 0, :]
-    return torch.angle(own), own.abs() * (2.0 / values.shape[-2])
+    coefficients = fourier_basis(n, values.device).matrix @ values
+    # rows 2k - 1 and 2k are cos_k and sin_k; where there is no k any row will do
+    cosine = (2 * index - 1).clamp(min=0)[..., None, :]
+    real = coefficients.gather(-2, cosine)[..., 0, :]
+    imaginary = -coefficients.gather(-2, cosine + 1)[..., 0, :]
+    return torch.atan2(imaginary, real), torch.hypot(real, imaginary) * math.sqrt(2.0 / n)

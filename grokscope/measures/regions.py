@@ -11,8 +11,11 @@ Shape suffixes: N samples, C classes, d_0 input width, d_l width of hidden layer
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 __all__ = [
@@ -22,6 +25,8 @@ __all__ = [
     "gated_forward",
     "gates",
     "local_complexity",
+    "margin_of",
+    "relative_distances",
 ]
 
 _ACTIVATIONS = ("relu", "gelu")
@@ -190,21 +195,41 @@ def gate_margin(form: GatedForm, z: Tensor, pre_activations: Sequence[Tensor] | 
     kept = []
     excluded = 0
     for x, weight, bias, pre in zip(inputs, form.weights, form.biases, pre_activations, strict=True):
-        scale = torch.linalg.vector_norm(x, dim=1).unsqueeze(1) * torch.linalg.vector_norm(weight, dim=0)
-        if bias is not None:
-            scale += bias.abs()
-        ratios = pre.abs().div_(scale)
-        if not bool(scale.min() > 0):
-            ratios = ratios[scale > 0]
-            excluded += scale.numel() - ratios.numel()
+        ratios = relative_distances(pre, x, torch.linalg.vector_norm(weight, dim=0), bias)
         kept.append(ratios.flatten())
+        excluded += pre.numel() - ratios.numel()
     ratios = kept[0] if len(kept) == 1 else torch.cat(kept)
-    if ratios.numel() == 0:
+    return margin_of(ratios.detach().cpu().numpy(), excluded)
+
+
+def relative_distances(pre: Tensor, x: Tensor, weight_norms: Tensor, bias: Tensor | None) -> Tensor:
+    """|pre| / (‖w‖‖x‖ + |b|) of one layer: (N, d_l), or flat where an entry without a scale is left out.
+
+    Args:
+        pre: (N, d_l) pre-activations, not changed.
+        x: (N, d_{l−1}) what the layer reads.
+        weight_norms: (d_l,) ‖w‖ of each neuron.
+        bias: (d_l,) or None.
+    """
+    input_norms = torch.linalg.vector_norm(x, dim=1).unsqueeze(1)
+    scale = input_norms * weight_norms
+    if bias is not None:
+        scale += bias.abs()
+    ratios = pre.abs().div_(scale)
+    return ratios if bool(scale.min() > 0) else ratios[scale > 0]
+
+
+def margin_of(entries: NDArray[np.float64], excluded: int) -> GateMargin:
+    """The quantiles of `gate_margin` from all relative distances, flat, whose order is not kept.
+
+    Raises:
+        ValueError: no entry.
+    """
+    if not entries.size:
         raise ValueError(
             f"gate_margin: got {excluded} entries with no scale, expected one with ‖w‖‖x‖ + |b| > 0"
         )
-    # Selecting beats sorting, and what is left of the larger quantile is all that the smaller one needs.
-    entries = ratios.detach().cpu().numpy()
+    # selecting beats sorting, and what is left of the larger quantile is all that the smaller one needs
     count, quantiles = entries.size, []
     for share in (0.5, 0.1, 0.01):
         index = math.ceil(share * count) - 1
@@ -243,29 +268,49 @@ def local_complexity(form: GatedForm, z: Tensor, radius: float, n_directions: in
         raise ValueError(
             f"local_complexity: got {n_directions} directions, expected between 1 and the input width {width}"
         )
+    frame = _frame(width, n_directions, seed).to(z.device)
+    first = form.weights[0]
+    steps = radius * (frame @ first)
+    pre = z.to(torch.float64) @ first
+    if form.biases[0] is not None:
+        pre += form.biases[0]
+    _require_numbers("local_complexity", 1, pre)
+    # at all vertices of a sample the first layer is known from its value there and one product of the frame
+    reach = steps.abs().amax(dim=0)
+    crossed = int(((pre + reach > 0) & ~(pre - reach > 0)).sum())
+    if len(form.weights) == 1:
+        return crossed / z.shape[0]
+    steps = torch.cat([steps, -steps])
+    widest = max(w.shape[1] for w in form.weights)
+    for part in pre.split(max(1, _BLOCK_ELEMENTS // (2 * n_directions * widest))):
+        hidden = form.activate((part.unsqueeze(1) + steps).flatten(0, 1))
+        for number, (weight, bias) in enumerate(zip(form.weights[1:], form.biases[1:], strict=True), start=2):
+            above = hidden @ weight if bias is None else torch.addmm(bias, hidden, weight)
+            _require_numbers("local_complexity", number, above)
+            at_vertices = (above > 0).view(part.shape[0], 2 * n_directions, -1)
+            crossed += int((at_vertices.any(dim=1) & ~at_vertices.all(dim=1)).sum())
+            hidden = form.activate(above)
+    return crossed / z.shape[0]
+
+
+@lru_cache(maxsize=8)
+def _frame(width: int, n_directions: int, seed: int) -> Tensor:
+    """(P, d_0) orthonormal rows."""
     generator = torch.Generator().manual_seed(seed)
     gaussian = torch.randn(width, n_directions, generator=generator, dtype=torch.float64)
-    frame = torch.linalg.qr(gaussian).Q.T.to(z.device)
-    offsets = radius * torch.cat([frame, -frame])
-    widest = max(width, *(w.shape[1] for w in form.weights))
-    block = max(1, _BLOCK_ELEMENTS // (2 * n_directions * widest))
-    crossed = 0
-    for part in z.to(torch.float64).split(block):
-        vertices = part.unsqueeze(1) + offsets
-        for open_gates in gates(form, vertices.flatten(0, 1)):
-            at_vertices = open_gates.view(part.shape[0], 2 * n_directions, -1)
-            crossed += int((at_vertices.any(dim=1) & ~at_vertices.all(dim=1)).sum())
-    return crossed / z.shape[0]
+    return torch.linalg.qr(gaussian).Q.T
 
 
 def _pre_activations(name: str, form: GatedForm, z: Tensor) -> tuple[Tensor, ...]:
     pre_activations, _ = gated_forward(form, z)
     for number, pre in enumerate(pre_activations, start=1):
-        if bool(pre.isnan().any()):
-            raise ValueError(
-                f"{name}: got NaN pre-activations in layer {number}, expected numbers with a sign"
-            )
+        _require_numbers(name, number, pre)
     return pre_activations
+
+
+def _require_numbers(name: str, layer: int, pre: Tensor) -> None:
+    if bool(pre.isnan().any()):
+        raise ValueError(f"{name}: got NaN pre-activations in layer {layer}, expected numbers with a sign")
 
 
 def _check_parameter(name: str, value: Tensor | None, shape: tuple[int, ...]) -> None:

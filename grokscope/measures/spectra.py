@@ -23,7 +23,7 @@ def singular_values(matrix: Tensor) -> Tensor:
     A map that is a product should be multiplied out in float64, or handed to `factored_singular_values`.
     Raises ValueError for fewer than two axes or a non-finite entry.
     """
-    return torch.linalg.svdvals(_float64(matrix, "singular values"))
+    return _values(_float64(matrix, "singular values"))
 
 
 def factored_singular_values(factors: Sequence[Tensor]) -> Tensor:
@@ -44,7 +44,7 @@ def factored_singular_values(factors: Sequence[Tensor]) -> Tensor:
     inner = [factor.shape[-1] for factor in chain[:-1]]
     narrowest = min(chain[0].shape[-2], chain[-1].shape[-1])
     if not inner or min(inner) >= narrowest:
-        return torch.linalg.svdvals(_product(chain))
+        return _values(_product(chain))
     cut = inner.index(min(inner)) + 1
     left, right = _product(chain[:cut]), _product(chain[cut:])
     left_r = torch.linalg.qr(left, mode="r").R
@@ -266,6 +266,14 @@ def _product(chain: Sequence[Tensor]) -> Tensor:
     for factor in chain[1:]:
         product = product @ factor
     return product
+
+
+def _values(matrix: Tensor) -> Tensor:
+    """Singular values of (..., m, n); of a long map those of its triangular factor, which are the same."""
+    m, n = matrix.shape[-2:]
+    if max(m, n) < 2 * min(m, n):
+        return torch.linalg.svdvals(matrix)
+    return torch.linalg.svdvals(torch.linalg.qr(matrix if m > n else matrix.mT, mode="r").R)
 
 
 def _checked(sigma: Tensor, what: str) -> Tensor:

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from grokscope.measures.blocks import block_rows, block_slices
-from grokscope.measures.chain_rule import SampleNorms, operand_norms, row_norms
+from grokscope.measures.chain_rule import SampleNorms, operand_norms
+from grokscope.measures.sample_gradients import row_norms
 from grokscope.models.anatomy import Params, activate, activation_pullback
 from grokscope.models.mlp_blocks import first_layer
 

@@ -28,7 +28,7 @@ NeuronRows = Callable[[int], Tensor]
 _CACHE_BYTES = 512 * 1024
 """What a row of one group of neurons may hold: with the sums that are kept of it, it stays in a core's cache."""
 
-_SAMPLES = 256  # whose pre-activations stay in a core's cache
+_SAMPLES = 512  # whose pre-activations stay in a core's cache
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,14 +14,15 @@ import numpy as np
 import torch
 
 from grokscope.errors import GrokscopeError
+from grokscope.probes.readings import READINGS
 from grokscope.probes.record import Record, load_record
 from grokscope.probes.registry import Probe, load_plugin
+from grokscope.probes.sources import file_hash, package_hash, source_of
 from grokscope.probes.suite import Progress, Suite, choose, probe, read_suite
 from grokscope.runs import Run
+from grokscope.trajectory.digests import content_digest
 
 MEASUREMENTS = "measurements.h5"
-_SOURCES = ("measures", "models", "probes", "tasks", "trajectory")
-_DRAWN_ONLY = "drawing.py"  # figures are drawn anew from every record
 
 
 def chosen_probes(
@@ -77,41 +76,14 @@ def cache_key(run: Run, suite: Suite, probes: Sequence[Probe], steps: str | None
     """Everything a record depends on, as plain data."""
     manifest = json.dumps(run.manifest, sort_keys=True, default=str)
     return {
-        "weights": run.trajectory.checksum(),
+        "trajectory": content_digest(run.trajectory, run.path / READINGS),
         "rows": hashlib.sha256(np.ascontiguousarray(run.rows, dtype="<i8").tobytes()).hexdigest(),
         "run": hashlib.sha256(manifest.encode("utf-8", "replace")).hexdigest(),
         "suite": json.loads(json.dumps(asdict(suite), default=str)),
-        "probes": {item.name: _file_hash(_source(item)) for item in probes},
+        "probes": {item.name: file_hash(source_of(item.measure)) for item in probes},
         "steps": steps,
         "function": None if run.function is None else [run.function.name, run.function.sha256],
         "grokscope": version("grokscope"),
         "torch": str(torch.__version__),
-        "source": _package_hash(),
+        "source": package_hash(),
     }
-
-
-def _source(item: Probe) -> str:
-    try:
-        return inspect.getsourcefile(item.measure) or ""
-    except TypeError:
-        return ""
-
-
-def _file_hash(path: str) -> str:
-    try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    except OSError:
-        return ""
-
-
-@cache
-def _package_hash() -> str:
-    """A hash of the source files that a measurement passes through."""
-    package = Path(__file__).resolve().parents[1]
-    files = [package / "runs.py", package / "user_code.py"]
-    files += [f for part in _SOURCES for f in sorted((package / part).rglob("*.py"))]
-    digest = hashlib.sha256()
-    for file in files:
-        if file.name != _DRAWN_ONLY:
-            digest.update(f"{file.relative_to(package).as_posix()}\0{_file_hash(str(file))}\0".encode())
-    return digest.hexdigest()

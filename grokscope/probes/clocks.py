@@ -14,7 +14,7 @@ from grokscope.probes.clock_readings import QUANTITIES, Q, read_clocks
 from grokscope.probes.dense import Series, counted, dense_series
 from grokscope.probes.record import Record
 from grokscope.probes.registry import register
-from grokscope.probes.verdict import judge, judge_without_clocks
+from grokscope.probes.verdict import begins_fitted, judge, judge_without_clocks
 from grokscope.runs import Run
 
 
@@ -76,6 +76,12 @@ def _structural_events(run: Run, record: Record) -> None:
         )
     if fit is None or fit.by is None:
         record.notes["clocks.no_structural_events"] = "the run never held its training level"
+        return
+    if begins_fitted(record, fit):
+        # what moved between the fit and the first save is not in it, so a start cannot be read off
+        record.notes["clocks.no_structural_events"] = (
+            f"the run begins at step {record.steps[0]}, fitted already: what moved before that is not in it"
+        )
         return
     reasons: dict[str, str] = {}
     for name in ("loss.test", *structural_names(record)):

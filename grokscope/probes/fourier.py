@@ -6,9 +6,8 @@ Shape legend: T saves, n points of the cyclic axis, F = n // 2 frequencies, d co
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import chain
 
 import torch
 from torch import Tensor
@@ -17,10 +16,18 @@ from grokscope.errors import Absent, GrokscopeError
 from grokscope.measures import fourier as measures
 from grokscope.probes import fourier_drawing as drawing
 from grokscope.probes.cyclic_axis import CyclicAxis, axes_of
-from grokscope.probes.fourier_neurons import OVERLAP, record_neurons
+from grokscope.probes.fourier_neurons import OVERLAP, neuron_reader, record_neurons
+from grokscope.probes.readings import Values, by_save, once, per_save
 from grokscope.probes.record import Alert, Quantity, Record
 from grokscope.probes.registry import register
-from grokscope.probes.stepwise import random_params, record_null, record_series, rowwise, step_blocks
+from grokscope.probes.stepwise import (
+    no_params,
+    random_params,
+    record_null,
+    record_series,
+    rowwise,
+    unless_refused,
+)
 from grokscope.runs import Model, Params, Run
 
 NANDA, CLOCK_PIZZA, GROMOV = "arXiv 2301.05217", "arXiv 2306.17844", "arXiv 2301.02679"
@@ -134,29 +141,46 @@ def fourier(run: Run, record: Record, *, share: float = 0.95, null_samples: int 
     token, answer = axes_of(run.task)
     if not 0.0 < share <= 1.0:
         raise GrokscopeError(f"running probe fourier: share = {share}, expected a number in (0, 1]")
-    null = random_params(run.model, null_samples)
-    first = next(null)
-    one = {name: value[0] for name, value in first.items()}
-    maps = _maps(run, record, token, answer, one)
+    maps = _maps(run, record, token, answer)
+    neurons = neuron_reader(run, record, token, answer)
     for axis in (token, answer):
         if isinstance(axis, CyclicAxis):
             record.coordinate(axis.dim, range(1, axis.n // 2 + 1))
-    series = _series_of_maps(maps, (params for _, params in step_blocks(run)))
-    chance = _series_of_maps(maps, chain([first], null))
-    for name, found in maps.items():
-        _record_map(record, name, found, series[name])
-        _record_null(record, name, chance[name])
+
+    @by_save
+    def read(params: Params) -> Values:
+        of_maps = _read_maps(maps, params)
+        return of_maps if neurons is None else {**of_maps, **neurons(params)}
+
+    @by_save
+    def read_null(params: Params) -> Values:
+        return _read_maps(maps, params)
+
+    def compute_null() -> Values:
+        parts = [read_null(params) for params in random_params(run.model, null_samples)]
+        return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+
+    found = per_save(run, "fourier", read) if maps or neurons is not None else {}
+    options = {"null_samples": null_samples}
+    chance = once(run, "fourier.null", compute_null, options=options) if maps else {}
+    series = _of_each(maps, found)
+    for name, values in _of_each(maps, chance).items():
+        _record_map(record, name, maps[name], series[name])
+        _record_null(record, name, values)
     keys = _by_embedding(record, run.model, token, series, share)
-    shares = record_neurons(run, record, token, answer, one)
+    shares = None
+    if neurons is not None and isinstance(token, CyclicAxis):
+        shares = record_neurons(run, record, token, answer, found)
     if keys is not None and shares is not None:
         _compare(run, record, shares[-1], keys[-1], share)
 
 
 def _maps(
-    run: Run, record: Record, token: CyclicAxis | Absent, answer: CyclicAxis | Absent, params: Params
+    run: Run, record: Record, token: CyclicAxis | Absent, answer: CyclicAxis | Absent
 ) -> dict[str, _MapOnAxis]:
     """Every map that has a residue axis; the others are skipped with their reason."""
     model, found = run.model, dict[str, _MapOnAxis]()
+    params = no_params(model)
     embeddings = model.embeddings(params)
     if not embeddings:
         _skip_map(record, "embedding", f"a {model.family} model has no embedding", circular=True)
@@ -181,24 +205,32 @@ def _skip_map(record: Record, name: str, reason: str, *, circular: bool = False)
         record.skip(f"fourier.{name}.{quantity}", reason)
 
 
-def _series_of_maps(maps: dict[str, _MapOnAxis], blocks: Iterable[Params]) -> dict[str, dict[str, Tensor]]:
-    """Per map what :func:`_measure_map` gives, over all blocks."""
-    parts: dict[str, dict[str, list[Tensor]]] = {name: {} for name in maps}
-    for params in blocks if maps else ():
-        for name, found in maps.items():
-            for key, value in _measure_map(found, params).items():
-                parts[name].setdefault(key, []).append(value)
-    return {name: {key: torch.cat(value) for key, value in of.items()} for name, of in parts.items()}
+def _read_maps(maps: dict[str, _MapOnAxis], params: Params) -> Values:
+    """Of one save, by ``<map>.<key>``: what :func:`_measure_map` gives of each map."""
+    found: Values = {}
+    for name, of in maps.items():
+        for key, value in _measure_map(of, params).items():
+            found[f"{name}.{key}"] = value
+    return found
 
 
-def _measure_map(found: _MapOnAxis, params: Params) -> dict[str, Tensor]:
-    """``fraction`` (T, F) and, for embeddings, ``power`` (T,) and ``circularity`` (T,)."""
+def _of_each(maps: dict[str, _MapOnAxis], values: Values) -> dict[str, Values]:
+    """Readings by map, and then by key."""
+    prefixes = {name: f"{name}." for name in maps}
+    return {
+        name: {key.removeprefix(start): value for key, value in values.items() if key.startswith(start)}
+        for name, start in prefixes.items()
+    }
+
+
+def _measure_map(found: _MapOnAxis, params: Params) -> Values:
+    """``fraction`` (F,) and, for embeddings, ``power`` and ``circularity``, of one save."""
     axis, table = found.axis, found.axis.ordered(found.rows(params))
-    measured = {"fraction": rowwise(axis.fraction, (axis.n // 2,), table)}
+    measured = {"fraction": unless_refused(axis.fraction, (axis.n // 2,), table)}
     if found.is_embedding:
-        measured["power"] = (table - table.mean(-2, keepdim=True)).square().sum((-2, -1))
+        measured["power"] = (table - table.mean(-2, keepdim=True)).square().sum()
         if not axis.overlapping:
-            measured["circularity"] = rowwise(measures.circularity, (), table)
+            measured["circularity"] = unless_refused(measures.circularity, (), table)
     return measured
 
 

@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from grokscope.errors import Absent
+from grokscope.measures.blocks import FirstLayer, block_rows, block_slices
 from grokscope.measures.chain_rule import (
     Account,
+    SampleNorms,
+    account_of,
     bound_slack,
-    bypassed_layer_norms,
     cancellation,
-    head_gradient_norms,
-    logit_gradient,
     per_sample_account,
 )
 from grokscope.measures.gradients import (
@@ -29,6 +29,14 @@ from grokscope.measures.gradients import (
     with_decay,
 )
 from grokscope.measures.regions import GatedForm
+from grokscope.measures.sample_gradients import (
+    bypassed_layer_norms,
+    gate_pullback,
+    head_gradient_norms,
+    logit_gradient,
+    row_norms,
+)
+from grokscope.probes.findings import Findings
 from grokscope.probes.record import Record
 from grokscope.probes.series import SaveSeries
 from grokscope.runs import Model, Params, Run
@@ -43,6 +51,9 @@ UPDATES = ("gradients.update_ratio", "gradients.update_ratio.relative")
 DID_NOT_MOVE = "the embedding did not move"
 NO_HEAD = "no tensor is declared to be the head"
 FORCED = "gradients.head_above_bound"
+Sides = dict[str, tuple[Tensor, Tensor | None]]
+"""Block → per-sample gradient norms, and their bounds where there are any, (N,) each."""
+_DIGITS = 1e-250
 CHECKED_SAMPLES = 4
 
 
@@ -64,17 +75,17 @@ class Objective:
     loss: str
     weight: float
 
-    def delta(self, outputs: Tensor) -> Tensor:
-        """(N, C): δ_i = ∂ℓ_i/∂z_i.
+    def delta(self, outputs: Tensor, rows: slice = slice(None)) -> Tensor:
+        """(n, C): δ_i = ∂ℓ_i/∂z_i of some rows, from their outputs.
 
         Taken in closed form and not by differentiating the loss: log-softmax would lose the digits of the
         small δ that a fitted run has.
         """
         if self.loss == "cross-entropy":
-            return logit_gradient(outputs, self.targets)
+            return logit_gradient(outputs, self.targets[rows])
         if self.observed is not None:
-            return torch.where(self.observed, outputs - self.targets, 0.0)
-        return outputs - one_hot(self.targets, outputs.shape[1])
+            return torch.where(self.observed[rows], outputs - self.targets[rows], 0.0)
+        return outputs - one_hot(self.targets[rows], outputs.shape[1])
 
 
 def training_objective(run: Run) -> Objective:
@@ -108,6 +119,8 @@ class GradientReader:
         self.no_account = self._why_no_account(form)
         self.bypassed = self.model.gated_block if self.no_account and self._has_bypass(form) else None
         self.no_norms = self._why_no_norms()
+        self.linearised = self.model.linearised(self.objective.inputs)
+        self.names: dict[str, None] = {}
 
     def _why_no_account(self, form: GatedForm | Absent) -> str | None:
         """Why blocks below the head have no bounds, ``None`` where they have."""
@@ -134,115 +147,133 @@ class GradientReader:
 
     def declare(self, series: SaveSeries, record: Record) -> None:
         """Make room for what is defined, and say why the rest is not."""
+
+        def declare(*names: str, reason: str = "") -> None:
+            series.declare(*names, reason=reason)
+            self.names |= dict.fromkeys(names)
+
         for block in self.blocks:
             names = [f"gradients.{block}.{size}" for size in SIZES]
-            series.declare(*names, reason="the block's parameters are all zero")
+            declare(*names, reason="the block's parameters are all zero")
             decayed = [f"gradients.with_decay.{block}.{size}" for size in SIZES]
             if self.decay:
-                series.declare(*decayed, reason="the block's parameters are all zero")
+                declare(*decayed, reason="the block's parameters are all zero")
             else:
                 for name in decayed:
                     record.skip(name, _no_decay(self.decay))
             account = [f"gradients.bound_slack.{block}", f"gradients.cancellation.{block}"]
             if (block == self.head and self.closed_head) or self.no_account is None:
-                series.declare(*account)
+                declare(*account)
                 continue
             record.skip(account[0], self.no_account)
             if block == self.bypassed:
-                series.declare(account[1])
+                declare(account[1])
             else:
                 record.skip(account[1], self.no_norms)
         if self.no_ratio is None:
-            series.declare(*RATIOS.values(), reason="the embedding has no gradient")
+            declare(*RATIOS.values(), reason="the embedding has no gradient")
             series.declare(*UPDATES, dims=("interval",), reason=DID_NOT_MOVE)
         else:
             for name in (*RATIOS.values(), *UPDATES):
                 record.skip(name, self.no_ratio)
         unforced = self.no_ratio or self.no_account
         if unforced is None:
-            series.declare(FORCED)
+            declare(FORCED)
         else:
             record.skip(FORCED, unforced)
 
-    def gradient(self, params: Params) -> tuple[Params, Tensor, Tensor]:
-        """Gradient of the objective by tensor, outputs (N, C) and δ (N, C)."""
-        objective = self.objective
-        with torch.enable_grad():
-            leaves = {name: value.detach().clone().requires_grad_() for name, value in params.items()}
-            outputs = self.model.forward(leaves, objective.inputs)
-            delta = objective.delta(outputs.detach())
-            found = torch.autograd.grad(
-                outputs, list(leaves.values()), objective.weight * delta, allow_unused=True
-            )
-        grads = {
-            name: torch.zeros_like(leaf) if grad is None else grad
-            for (name, leaf), grad in zip(leaves.items(), found, strict=True)
-        }
-        return grads, outputs.detach(), delta
+    def gradient(self, params: Params) -> tuple[Params, Tensor]:
+        """Gradient of the objective by tensor, and δ (N, C)."""
+        outputs, pullback = self.linearised(params)
+        delta = self.objective.delta(outputs)
+        return pullback(self.objective.weight * delta), delta
 
-    def read(self, series: SaveSeries, index: int, params: Params) -> None:
-        """Fill everything that one save decides."""
-        every = [f"gradients.{block}.{size}" for block in self.blocks for size in SIZES]
-        every += [f"gradients.with_decay.{block}.{size}" for block in self.blocks for size in SIZES]
-        every += [f"gradients.{kind}.{b}" for b in self.blocks for kind in ("bound_slack", "cancellation")]
-        with series.unless_refused(*every, *RATIOS.values(), FORCED):
-            grads, _, delta = self.gradient(params)
+    def __call__(self, params: Params) -> Findings:
+        """Everything that one save decides."""
+        found = Findings(self.names)
+        with found.unless_refused(*self.names):
+            grads, sides = self._gradient_and_sides(params)
             sizes = gradient_norms(grads, params, self.blocks)
-            _put_sizes(series, index, "gradients", sizes)
+            _put_sizes(found, "gradients", sizes)
             if self.decay:
                 decayed = with_decay(grads, params, dict.fromkeys(params, self.decay))
-                shown = gradient_norms(decayed, params, self.blocks)
-                _put_sizes(series, index, "gradients.with_decay", shown)
+                _put_sizes(found, "gradients.with_decay", gradient_norms(decayed, params, self.blocks))
             if self.no_ratio is None:
                 ratio = head_over_embedding(sizes[self.head], sizes["embedding"])
                 for size, name in RATIOS.items():
-                    series.put(name, index, getattr(ratio, size))
-            self._account(series, index, params, delta, sizes)
+                    found.put(name, getattr(ratio, size))
+            self._account(found, sizes, sides)
+        return found
 
-    def _account(
-        self,
-        series: SaveSeries,
-        index: int,
-        params: Params,
-        delta: Tensor,
-        sizes: dict[str, BlockGradient],
-    ) -> None:
+    def _account(self, found: Findings, sizes: dict[str, BlockGradient], sides: Sides) -> None:
         """Slack of the bounds and cancellation between samples, over all training samples."""
-        sides = self._sides(params, delta)
         # the objective may be a sum over samples, the account is of their mean
-        to_mean = 1 / (self.objective.weight * len(delta))
+        to_mean = 1 / (self.objective.weight * len(self.objective.inputs))
         for block, (norms, bounds) in sides.items():
             slack, shrink = f"gradients.bound_slack.{block}", f"gradients.cancellation.{block}"
             if bounds is not None:
-                with series.unless_refused(slack):
-                    series.put(slack, index, bound_slack(norms, bounds))
-            with series.unless_refused(shrink):
-                series.put(shrink, index, cancellation(sizes[block].norm * to_mean, norms))
+                with found.unless_refused(slack):
+                    found.put(slack, bound_slack(norms, bounds))
+            with found.unless_refused(shrink):
+                found.put(shrink, cancellation(sizes[block].norm * to_mean, norms))
         if self.no_account is None and self.no_ratio is None:
             reach = sides["embedding"][1]
             assert reach is not None
-            series.put(FORCED, index, float((sides[self.head][0] > reach).double().mean()))
+            found.put(FORCED, float((sides[self.head][0] > reach).double().mean()))
 
-    def _sides(self, params: Params, delta: Tensor) -> dict[str, tuple[Tensor, Tensor | None]]:
+    def _gradient_and_sides(self, params: Params) -> tuple[Params, Sides]:
+        """Gradient of the objective by tensor, and what the account compares."""
+        weight = self.objective.weight
+        if self.no_account is None:
+            both = self.model.gradient_with_norms(
+                params, self.objective.inputs, lambda rows, outputs: self.objective.delta(outputs, rows)
+            )
+            # norms of a loss under the smallest float64 that has all its digits are taken the slow way
+            if both is not None and float(both[1].delta.min()) > _DIGITS:
+                grads, norms = both
+                account = self._account_of(params, norms)
+                return {name: weight * grads[name] for name in params}, self._by_block(account)
+        grads, delta = self.gradient(params)
+        if self.no_account is None:
+            return grads, self._by_block(self._chain_rule(params, delta))
+        return grads, self._sides_without_bounds(params, delta)
+
+    def _account_of(self, params: Params, norms: SampleNorms) -> Account:
+        form, inputs = self.model.gated(params), self.objective.inputs
+        assert not isinstance(form, Absent)
+        if "embedding" not in self.blocks:
+            return account_of(form, norms._replace(embedding=None), None, None)
+        same = None if self.model.separate_embeddings else inputs[:, 0] == inputs[:, 1]
+        return account_of(form, norms, self.model.combine, same)
+
+    def _by_block(self, account: Account) -> Sides:
         """Block → per-sample norms and their bounds, (N,) each, over all tensors of the block."""
-        inputs = self.objective.inputs
-        if self.no_account is not None:
-            sides: dict[str, tuple[Tensor, Tensor | None]] = {}
+        found = {f"hidden.{number}": layer for number, layer in enumerate(account.layers, start=1)}
+        if account.embedding is not None:
+            found["embedding"] = account.embedding
+        assert all(len(layer.weight) == len(self.objective.inputs) for layer in found.values())
+        below: Sides = {block: (side.with_bias, side.bound_with_bias) for block, side in found.items()}
+        # a constant on the logits is folded into the form's head, but is no part of the head's own tensors
+        scale, head = abs(self.model.output_scale), account.head
+        return {self.head: (scale * head.with_bias, scale * head.bound_with_bias), **below}
+
+    def _sides_without_bounds(self, params: Params, delta: Tensor) -> Sides:
+        """The head, whose norm is its own bound, and a layer that writes into a stream, which has none."""
+        sides: Sides = {}
+        write = self.model.stream_write(params)
+        if self.bypassed is None or write is None or self.model.output_scale != 1.0:
             if self.closed_head:
                 norms = self.head_norms(params, delta)
                 sides[self.head] = (norms, norms)
             if self.bypassed is not None:
                 sides[self.bypassed] = (self._bypassed_norms(params, delta), None)
             return sides
-        account = self._chain_rule(params, delta)
-        found = {f"hidden.{number}": layer for number, layer in enumerate(account.layers, start=1)}
-        if account.embedding is not None:
-            found["embedding"] = account.embedding
-        assert all(len(layer.weight) == len(inputs) for layer in found.values())
-        below = {block: (side.with_bias, side.bound_with_bias) for block, side in found.items()}
-        # a constant on the logits is folded into the form's head, but is no part of the head's own tensors
-        scale, head = abs(self.model.output_scale), account.head
-        return {self.head: (scale * head.with_bias, scale * head.bound_with_bias), **below}
+        form, inputs = self.model.gated(params), self.objective.inputs
+        assert not isinstance(form, Absent)
+        head, layer = bypassed_and_head_norms(
+            form, self.model.first_layer(params, form, inputs), write, delta, head_bias=self.head_has_bias
+        )
+        return {self.head: (head, head), self.bypassed: (layer, None)}
 
     def _bypassed_norms(self, params: Params, delta: Tensor) -> Tensor:
         form = self.model.gated(params)
@@ -276,17 +307,13 @@ class GradientReader:
         weight, both = head_gradient_norms(features, self.model.output_scale * delta)
         return both if self.head_has_bias else weight
 
-    def compare(self, series: SaveSeries, index: int, before: Params, after: Params) -> None:
-        """Fill what the optimiser did between two saves."""
-        put_updates(series, index, before, after, self.blocks[self.head], self.blocks["embedding"])
-
     def check_head(self, params: Params, step: int) -> dict[str, object]:
         """The head's closed form against autograd, one backward pass a sample."""
         found: dict[str, object] = {"step": step, "samples": CHECKED_SAMPLES}
         if not self.closed_head:
             return {**found, "reason": self.no_ratio if self.model.tied else self.no_account}
         try:
-            delta = self.gradient(params)[2]
+            delta = self.gradient(params)[1]
             closed = self.head_norms(params, delta)
         except ValueError as error:
             return {**found, "reason": str(error)}
@@ -305,21 +332,38 @@ class GradientReader:
         return {**found, "samples": len(rows), "largest_relative_difference": worst}
 
 
-def put_updates(
-    series: SaveSeries,
-    index: int,
-    before: Params,
-    after: Params,
-    head: Sequence[str],
-    embedding: Sequence[str],
-) -> None:
-    """Fill the update ratios of two saves from the tensors of head and embedding; no gradient enters."""
-    with series.unless_refused(*UPDATES):
+def updates(before: Params, after: Params, head: Sequence[str], embedding: Sequence[str]) -> Findings:
+    """The update ratios of two saves from the tensors of head and embedding; no gradient enters."""
+    found = Findings(dict.fromkeys(UPDATES))
+    with found.unless_refused(*UPDATES):
         moved = update_norms(before, after, {"head": tuple(head), "embedding": tuple(embedding)})
-        series.put(UPDATES[0], index, update_ratio(moved["head"].norm, moved["embedding"].norm))
+        found.put(UPDATES[0], update_ratio(moved["head"].norm, moved["embedding"].norm))
         relative = moved["head"].relative, moved["embedding"].relative
         if relative[0] is not None and relative[1] is not None:
-            series.put(UPDATES[1], index, update_ratio(relative[0], relative[1]))
+            found.put(UPDATES[1], update_ratio(relative[0], relative[1]))
+    return found
+
+
+def bypassed_and_head_norms(
+    form: GatedForm, first: FirstLayer, write: tuple[Tensor, Tensor | None], delta: Tensor, *, head_bias: bool
+) -> tuple[Tensor, Tensor]:
+    """(N,) each: ``head_gradient_norms`` and ``bypassed_layer_norms`` of one pass in blocks."""
+    assert form.direct is not None
+    head, layer = torch.empty(2, len(delta), dtype=torch.float64)
+    for rows in block_slices(len(delta), block_rows(form.weights[0].shape[1])):
+        z, pre, part = first.z(rows), first.pre(rows), delta[rows]
+        hidden = form.activate(pre)
+        read = z + (hidden @ write[0] if write[1] is None else torch.addmm(write[1], hidden, write[0]))
+        above = part @ form.direct.T
+        below = gate_pullback(form, pre, above @ write[0].T)
+        sizes = [row_norms(values) for values in (part, read, hidden, above, below, z)]
+        delta_norm, read_norm, hidden_norm, above_norm, below_norm, stream_norm = sizes
+        one = torch.ones_like(delta_norm)
+        head[rows] = delta_norm * (torch.hypot(read_norm, one) if head_bias else read_norm)
+        written = above_norm * (hidden_norm if write[1] is None else torch.hypot(hidden_norm, one))
+        taken = below_norm * (stream_norm if form.biases[0] is None else torch.hypot(stream_norm, one))
+        layer[rows] = torch.hypot(written, taken)
+    return head, layer
 
 
 def why_no_ratio(model: Model) -> str | None:
@@ -339,7 +383,7 @@ def _no_decay(decay: float | None) -> str:
     return "the run has no weight decay: the gradient with it is the gradient"
 
 
-def _put_sizes(series: SaveSeries, index: int, prefix: str, sizes: dict[str, BlockGradient]) -> None:
-    for block, found in sizes.items():
-        for size in SIZES:
-            series.put(f"{prefix}.{block}.{size}", index, getattr(found, size))
+def _put_sizes(found: Findings, prefix: str, sizes: dict[str, BlockGradient]) -> None:
+    for block, size in sizes.items():
+        for name in SIZES:
+            found.put(f"{prefix}.{block}.{name}", getattr(size, name))

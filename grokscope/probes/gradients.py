@@ -8,13 +8,14 @@ from matplotlib.ticker import FuncFormatter
 
 from grokscope.errors import GrokscopeError
 from grokscope.probes.drawing import CYCLE, NEUTRAL, TEST, TRAIN, curve, time_axes
+from grokscope.probes.findings import Findings, read_findings
 from grokscope.probes.gradient_readings import (
     DID_NOT_MOVE,
     FORCED,
     RATIOS,
     UPDATES,
     GradientReader,
-    put_updates,
+    updates,
     why_no_ratio,
 )
 from grokscope.probes.record import Quantity, Record
@@ -99,16 +100,23 @@ def gradients(run: Run, record: Record) -> None:
     reader = GradientReader(run)
     series = SaveSeries(run.steps)
     reader.declare(series, record)
-    previous: Params | None = None
-    for index, params in run.each():
-        reader.read(series, index, params)
-        if previous is not None and reader.no_ratio is None:
-            reader.compare(series, index, previous, params)
-        previous = params
+    read_findings(run, "gradients", reader, series)
+    if reader.no_ratio is None:
+        _updates(run, series, reader.head)
     series.record(record)
-    if previous is not None:
-        record.notes["head_equality"] = reader.check_head(previous, int(run.steps[-1]))
+    record.notes["head_equality"] = reader.check_head(run.params(-1), int(run.steps[-1]))
     _note_order(record)
+
+
+def _updates(run: Run, series: SaveSeries, head: str) -> None:
+    """What the optimiser did between saves, of the tensors of head and embedding."""
+    blocks = run.model.blocks
+
+    def read(before: Params, after: Params) -> Findings:
+        return updates(before, after, blocks[head], blocks["embedding"])
+
+    names = (*blocks[head], *blocks["embedding"])
+    read_findings(run, "gradients.updates", read, series, pairs=True, names=names)
 
 
 def _why_no_gradient(run: Run) -> str | None:
@@ -134,13 +142,7 @@ def _updates_only(run: Run, record: Record, lacking: str) -> None:
         return
     series = SaveSeries(run.steps)
     series.declare(*UPDATES, dims=("interval",), reason=DID_NOT_MOVE)
-    previous: Params | None = None
-    for index, params in run.each():
-        if previous is not None:
-            put_updates(
-                series, index, previous, params, run.model.blocks["head"], run.model.blocks["embedding"]
-            )
-        previous = params
+    _updates(run, series, "head")
     series.record(record)
 
 

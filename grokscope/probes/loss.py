@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from grokscope.measures.classification import (
-    correct,
-    cross_entropy,
-    logits_norm,
-    margin,
-    mean_over,
+    Answers,
+    collapse_is_possible,
+    read_answers,
     softmax_collapsed,
 )
 from grokscope.probes.drawing import MIRRORED, NEUTRAL, TEST, TRAIN, UNMIRRORED, curve, time_axes
+from grokscope.probes.readings import Values, by_save, per_save
 from grokscope.probes.record import Quantity, Record
 from grokscope.probes.registry import register
-from grokscope.runs import Run, Task
+from grokscope.runs import Params, Run, Task
 
 SUBSETS = ("train", "test", "all")
 SYMMETRIC = {
@@ -128,36 +126,10 @@ def subsets(task: Task) -> dict[str, Tensor | str]:
 
 
 def _classification(run: Run, record: Record) -> None:
-    task, series = run.task, defaultdict[str, list[float]](list)
+    task = run.task
     masks = subsets(task)
-    squared = run.config.get("train", {}).get("loss") == "squared"
-    for _, params in run.each():
-        logits = run.logits(params)
-        if squared:
-            onehot = torch.nn.functional.one_hot(task.targets, task.n_classes)
-            losses = 0.5 * (logits - onehot).square().sum(-1)
-        else:
-            losses = cross_entropy(logits, task.targets)
-        margins, right = margin(logits, task.targets), correct(logits, task.targets).double()
-        for name, mask in masks.items():
-            if isinstance(mask, Tensor):
-                series[f"accuracy.{name}"].append(float(mean_over(right, mask)))
-                if name in SUBSETS:
-                    series[f"loss.{name}"].append(float(mean_over(losses, mask)))
-        series["logits.norm"].append(float(logits_norm(logits)))
-        if task.no_split is not None:
-            continue
-        series["margin.min"].append(float(margins[task.train_mask].min()))
-        series["margin.mean"].append(float(mean_over(margins, task.train_mask)))
-        if run.model.no_anatomy is not None:
-            continue
-        stored = {name: value.to(run.dtype) for name, value in params.items()}
-        trained = run.model.forward(stored, task.inputs[task.train_mask])
-        everywhere = torch.ones(len(trained), dtype=torch.bool)
-        collapsed = softmax_collapsed(trained, task.targets[task.train_mask], everywhere)
-        series["softmax.collapsed"].append(float(collapsed))
-    for name, values in series.items():
-        record.add(name, np.array(values))
+    for name, values in per_save(run, "loss", _reader(run, masks)).items():
+        record.add(name, values)
     for name, mask in masks.items():
         if isinstance(mask, str):
             record.skip(f"accuracy.{name}", mask)
@@ -178,22 +150,67 @@ def _classification(run: Run, record: Record) -> None:
         record.notes["loss.pairs"]["test_diagonal"] = int(diagonal.sum())
 
 
+def _reader(run: Run, masks: Mapping[str, Tensor | str]) -> Callable[[Params], Values]:
+    """Every quantity of one save of a classifier, from one pass over its logits."""
+    task, model, count = run.task, run.model, len(run.task.inputs)
+    squared = run.config.get("train", {}).get("loss") == "squared"
+    chosen = {name: mask.nonzero()[:, 0] for name, mask in masks.items() if isinstance(mask, Tensor)}
+
+    def read(params: Params) -> Values:
+        answers = Answers(*torch.empty(len(Answers._fields), count, dtype=torch.float64))
+        for rows, logits in model.logit_blocks(params, task.inputs, grid=task.is_grid):
+            targets = task.targets[rows]
+            for whole, part in zip(answers, read_answers(logits, targets), strict=True):
+                whole[rows] = part
+            if squared:
+                onehot = torch.nn.functional.one_hot(targets, task.n_classes)
+                answers.loss[rows] = 0.5 * (logits - onehot).square().sum(-1)
+        found: Values = {}
+        for name, index in chosen.items():
+            found[f"accuracy.{name}"] = answers.correct[index].mean()
+            if name in SUBSETS:
+                found[f"loss.{name}"] = answers.loss[index].mean()
+        found["logits.norm"] = answers.norm.mean()
+        if "train" in chosen:
+            margins = answers.margin[chosen["train"]]
+            found["margin.min"], found["margin.mean"] = margins.min(), margins.mean()
+            if model.no_anatomy is None:
+                found["softmax.collapsed"] = collapsed(params, answers)
+        return found
+
+    def collapsed(params: Params, answers: Answers) -> Tensor:
+        index = chosen["train"]
+        losses = answers.loss[index]
+        if squared or collapse_is_possible(losses, answers.norm[index], run.dtype):
+            stored = {name: value.to(run.dtype) for name, value in params.items()}
+            trained = model.forward(stored, task.inputs[index])
+            everywhere = torch.ones(len(index), dtype=torch.bool)
+            return softmax_collapsed(trained, task.targets[index], everywhere)
+        return torch.zeros((), dtype=torch.float64)
+
+    return by_save(read)
+
+
 def _regression(run: Run, record: Record) -> None:
-    task, series = run.task, defaultdict[str, list[float]](list)
+    task, model = run.task, run.model
     masks = {"train": task.train_mask, "test": ~task.train_mask}
     if task.no_split is not None:
         masks = {}
         for name in ("loss.train", "loss.test", "error.train", "error.test"):
             record.skip(name, task.no_split.reason)
-    for _, params in run.each():
-        error = run.model.forward(params, task.inputs) - task.targets
+
+    def read(params: Params) -> Values:
+        found: Values = {}
+        error = model.forward(params, task.inputs) - task.targets
         for name, mask in masks.items():
             squared = error[mask].square().sum()
-            series[f"loss.{name}"].append(float(0.5 * squared))
-            series[f"error.{name}"].append(float(squared / task.targets[mask].square().sum()))
-        series["loss.all"].append(float(0.5 * error.square().sum()))
-    for name, values in series.items():
-        record.add(name, np.array(values))
+            found[f"loss.{name}"] = 0.5 * squared
+            found[f"error.{name}"] = squared / task.targets[mask].square().sum()
+        found["loss.all"] = 0.5 * error.square().sum()
+        return found
+
+    for name, values in per_save(run, "loss", by_save(read)).items():
+        record.add(name, values)
     for quantity in QUANTITIES:
         if quantity.name.startswith(("accuracy", "margin", "logits", "softmax")):
             record.skip(quantity.name, NO_CLASSES)

@@ -12,10 +12,11 @@ from grokscope.measures.norms import frobenius_norm
 from grokscope.measures.states import normalised_skill
 from grokscope.probes.dense import dense_series
 from grokscope.probes.drawing import CYCLE, INK, curve, legend, time_axes
+from grokscope.probes.readings import Values, per_save
 from grokscope.probes.record import Quantity, Record
 from grokscope.probes.registry import register
-from grokscope.probes.stepwise import record_series, rowwise, step_blocks
-from grokscope.runs import Run
+from grokscope.probes.stepwise import record_series, rowwise
+from grokscope.runs import Params, Run
 
 GROK_LEVEL = 0.9
 NOT_FINITE = "its weights are not finite at any save"
@@ -54,10 +55,15 @@ def norms(run: Run, record: Record) -> None:
         for name in ("norm.total", "norm.at_grok", "norm.<block>"):
             record.skip(name, NO_MATRIX)
         return
-    squares = {block: torch.zeros(len(run.rows), dtype=torch.float64) for block in matrices.values()}
-    for rows, params in step_blocks(run, list(matrices)):
+
+    def read(params: Params) -> Values:
+        squares: Values = {}
         for name, block in matrices.items():
-            squares[block][rows] += rowwise(frobenius_norm, (), params[name]).square()
+            square = rowwise(frobenius_norm, (), params[name]).square()
+            squares[block] = squares[block] + square if block in squares else square
+        return squares
+
+    squares = per_save(run, "norms", read, names=list(matrices))
     total = torch.stack(list(squares.values())).sum(0).sqrt()
     record_series(record, "norm.total", total, NOT_FINITE)
     _at_grok(run, record, total)

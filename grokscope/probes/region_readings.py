@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from grokscope.errors import Absent
-from grokscope.measures.class_geometry import class_separation, simplex_gap
+from grokscope.measures.class_geometry import class_moments, joined, separation_of, simplex_gap_of
 from grokscope.measures.cyclic import fourier_basis
 from grokscope.measures.fourier import frequency_fraction, key_frequencies_by_embedding
-from grokscope.measures.gate_patterns import active_fraction, count_patterns, dead_neurons
-from grokscope.measures.linear_reduction import affine_maps, mean_active, rule_gap
-from grokscope.measures.regions import GatedForm, gate_margin, gated_forward, local_complexity
-from grokscope.probes.series import SaveSeries
+from grokscope.measures.linear_reduction import mean_active
+from grokscope.measures.packed_gates import Bits, closed_everywhere, distinct, flips, open_counts, unpack
+from grokscope.measures.regions import GatedForm, local_complexity, margin_of
+from grokscope.measures.sampled_maps import MapReadings, read_maps
+from grokscope.probes.findings import Findings
+from grokscope.probes.readings import Values
+from grokscope.probes.region_pass import Passed, TrainingPass
 from grokscope.runs import Model, Params, Task
 
 COUNTS = ("regions.count", "regions.dead_neurons")
@@ -29,6 +33,9 @@ REDUCTION = (
     "regions.stable_rank_mean",
 )
 AFFINE = (*REDUCTION, "regions.rule_gap")
+PROVED = 512  # training samples, spread evenly, on which the reduction is proved at the last save
+PROOF = ("forward", "jacobian", "forward_from_inputs")
+RULE_POWER = "rule_power"  # by frequency; which of them are key is known from the last save alone
 GEOMETRY = (
     "regions.class_separation",
     "regions.class_separation.normalised",
@@ -51,11 +58,10 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class Rule:
-    """The classes in the order of their cyclic axis, and the key functions on it."""
+    """The key frequencies of the class axis, and how many there are."""
 
-    rows: Tensor  # (n,) classes
-    basis: Tensor  # (r, n), orthonormal rows
     frequencies: list[int]
+    of: int
 
 
 def training_data(task: Task, samples: int, jacobians: int, seed: int) -> TrainingData:
@@ -88,143 +94,217 @@ def class_rule(task: Task, model: Model, last: Params) -> Rule | str:
             f"every one of the {len(frequencies)} frequencies of the class axis is needed for 95 % of the last "
             "unembedding's power, so no part of a map lies outside the key frequencies"
         )
-    return Rule(axis.rows, fourier_basis(len(axis.rows)).rows(frequencies), frequencies)
+    return Rule(frequencies, len(axis.rows) // 2)
 
 
 class SaveReader:
-    """Reads one save's weights into the series of the regions probe."""
+    """Reads what the regions probe needs off one save's weights.
+
+    ``axis`` is the cyclic axis of the classes, where the mean map is to be split by frequency along it.
+    """
 
     def __init__(
         self,
         model: Model,
         data: TrainingData,
-        rule: Rule | str,
-        gated: bool,
-        affine: bool,
+        form: GatedForm | None,
+        axis: Tensor | None,
         radius: float,
         directions: int,
         seed: int,
     ) -> None:
-        self.model, self.data, self.rule = model, data, rule
-        self.gated, self.affine = gated, affine
+        self.model, self.data = model, data
+        self.gated, self.affine = form is not None, form is not None and form.activation == "relu"
         self.radius, self.directions, self.seed = radius, directions, seed
+        # every sample has a map of its own, so that of all of them takes seconds where there are thousands
+        count = len(data.inputs)
+        self.proved = torch.arange(min(count, PROVED)) * count // min(count, PROVED)
+        self.names: dict[str, int | None] = {}
+        if form is not None:
+            self.through = TrainingPass(model, data.inputs, data.labels, form)
+            self.names |= dict.fromkeys((*PATTERN, "regions.local_complexity"))
+            self.names["regions.gate_margin"] = 4
+        self.axis = axis if self.affine else None
+        if self.affine:
+            self.names |= dict.fromkeys(REDUCTION)
+        if self.axis is not None:
+            self.basis = fourier_basis(len(self.axis))
+            self.names[RULE_POWER] = len(self.basis.frequencies)
+        if data.labels is not None:
+            self.names |= dict.fromkeys(GEOMETRY)
 
-    def __call__(
-        self, series: SaveSeries, index: int, params: Params, *, brief: bool = False
-    ) -> tuple[Tensor, ...] | None:
-        """Fill entry ``index`` of the series; returns the gates of the training samples, where there are any.
-
-        ``brief`` leaves out what has no chance band.
-        """
-        pattern, outputs = None, None
+    def __call__(self, params: Params, *, brief: bool = False) -> Findings:
+        """Everything of one save; ``brief`` leaves out what has no chance band."""
+        found, passed = Findings(self.names), None
         if self.gated:
-            names = (*PATTERN, *CHANGE, *NEARBY, *(AFFINE if self.affine else ()))
-            with series.unless_refused(*names):
-                form, z = self.model.gated(params), self.model.combined(params, self.data.inputs)
-                assert isinstance(form, GatedForm)
-                pre_activations, *outputs = _pass(form, z)
-                pattern = tuple(pre > 0 for pre in pre_activations)
-                if not brief:
-                    series.put("regions.count", index, count_patterns(pattern))
-                    series.put("regions.active_fraction", index, active_fraction(pattern))
-                    series.put("regions.dead_neurons", index, dead_neurons(pattern))
-                    self._nearby(series, index, form, z, pre_activations)
-                if self.affine:
-                    self._maps(series, index, params, form, z, pattern)
+            with found.unless_refused(*self.names):
+                passed = self.through(params, brief=brief)
+            if passed is not None:
+                self._gates(found, params, passed, brief)
         if self.data.labels is not None:
-            self._geometry(series, index, params, outputs)
-        return pattern
+            with found.unless_refused(*GEOMETRY):
+                self._geometry(found, params, passed)
+        return found
 
-    def _nearby(
-        self, series: SaveSeries, index: int, form: GatedForm, z: Tensor, pre_activations: tuple[Tensor, ...]
-    ) -> None:
-        with series.unless_refused("regions.gate_margin"):
-            found = gate_margin(form, z, pre_activations)
-            levels = (found.minimum, found.quantile_01, found.quantile_10, found.median)
-            series.put("regions.gate_margin", index, levels)
-        # the vertices are 2P forward passes a sample: of all samples they would cost more than all else
-        directions = min(self.directions, form.input_width)
-        value = local_complexity(form, z[self.data.chosen], self.radius, directions, self.seed)
-        series.put("regions.local_complexity", index, value)
+    def _gates(self, found: Findings, params: Params, passed: Passed, brief: bool) -> None:
+        form = self.model.gated(params)
+        assert isinstance(form, GatedForm)
+        counts = open_counts(passed.bits, self.through.widths)
+        chosen = self.data.chosen
+        z = self.model.combined(params, self.data.inputs[chosen])
+        pattern = unpack(passed.bits[self.through.place[chosen].numpy()], self.through.widths)
+        if not brief:
+            found.put("regions.count", distinct(passed.bits))
+            entries = len(self.data.inputs) * sum(self.through.widths)
+            found.put("regions.active_fraction", sum(int(count.sum()) for count in counts) / entries)
+            found.put("regions.dead_neurons", closed_everywhere(counts))
+            with found.unless_refused("regions.gate_margin"):
+                margin = margin_of(passed.distances, passed.excluded)
+                levels = (margin.minimum, margin.quantile_01, margin.quantile_10, margin.median)
+                found.put("regions.gate_margin", levels)
+            with found.unless_refused("regions.local_complexity"):
+                # the vertices are 2P forward passes a sample: of all samples they would cost more than all else
+                directions = min(self.directions, form.input_width)
+                value = local_complexity(form, z, self.radius, directions, self.seed)
+                found.put("regions.local_complexity", value)
+        if self.affine:
+            with found.unless_refused(*REDUCTION):
+                self._maps(found, params, form, z, pattern, brief)
+        if self.axis is not None:
+            with found.unless_refused(RULE_POWER):
+                found.put(RULE_POWER, self._rule_power(form, passed.bits, counts))
 
     def _maps(
         self,
-        series: SaveSeries,
-        index: int,
+        found: Findings,
         params: Params,
         form: GatedForm,
         z: Tensor,
         pattern: tuple[Tensor, ...],
+        brief: bool,
     ) -> None:
-        with series.unless_refused(*REDUCTION):
-            # the maps of the sample are formed once, for the proof and for their ranks
-            chosen = z[self.data.chosen]
-            maps, offsets = affine_maps(form, chosen)
-            series.put("regions.stable_rank_mean", index, _mean_stable_rank(maps))
-            forward, jacobian = _residual(
-                maps, offsets, chosen, lambda v: self.model.from_z(params, v), self.data.n_jacobian
-            )
-            series.put("regions.reduction_residual.forward", index, forward)
-            series.put("regions.reduction_residual.jacobian", index, jacobian)
-            series.put("regions.reduction_residual", index, max(forward, jacobian))
-        if isinstance(self.rule, Rule):
-            with series.unless_refused("regions.rule_gap"):
-                gap = rule_gap(mean_active(form, pattern)[self.rule.rows], self.rule.basis)
-                series.put("regions.rule_gap", index, float(gap))
+        # the maps of the sample are formed once, for the proof and for their ranks
+        logits = self.model.from_z(params, z)
+        jacobians = {} if brief else self._jacobians(params, z)
+        maps = read_maps(form, z, pattern, logits, jacobians)
+        if maps.stable_rank is None:
+            raise ValueError("stable rank: got samples without a non-zero map, expected at least one with")
+        found.put("regions.stable_rank_mean", maps.stable_rank)
+        if not brief:
+            forward, jacobian = _relative(maps, logits)
+            found.put("regions.reduction_residual.forward", forward)
+            found.put("regions.reduction_residual.jacobian", jacobian)
+            found.put("regions.reduction_residual", max(forward, jacobian))
 
-    def _geometry(
-        self, series: SaveSeries, index: int, params: Params, known: Sequence[Tensor | None] | None
-    ) -> None:
-        """Separation of classes; ``known`` is what the head reads and the logits, where a pass gave them."""
+    def proof(self, params: Params) -> Findings:
+        """The reduction over many training samples, and z against the model's own way to the logits."""
+        found = Findings(dict.fromkeys(PROOF))
+        with found.unless_refused(*PROOF):
+            rows, form = self.proved, self.model.gated(params)
+            inputs = self.data.inputs[rows]
+            assert isinstance(form, GatedForm)
+            bits = self.through.gates(params)[self.through.place[rows].numpy()]
+            pattern = unpack(bits, self.through.widths)
+            z = self.model.combined(params, inputs)
+            logits = self.model.from_z(params, z)
+            maps = read_maps(form, z, pattern, logits, self._jacobians(params, z), ranks=False)
+            direct = self.model.forward(params, inputs)
+            for name, value in zip(PROOF, _relative(maps, logits), strict=False):
+                found.put(name, value)
+            found.put(PROOF[-1], float((direct - logits).abs().max() / direct.abs().max()))
+        return found
+
+    def _jacobians(self, params: Params, z: Tensor) -> dict[int, Tensor]:
+        """∂f/∂z by autograd, at some of z spread evenly."""
+        spread = torch.arange(self.data.n_jacobian) * len(z) // self.data.n_jacobian
+        jacobian = _jacobian(lambda v: self.model.from_z(params, v), z[spread])
+        return dict(zip(spread.tolist(), jacobian, strict=True))
+
+    def _rule_power(self, form: GatedForm, bits: Bits, counts: tuple[Tensor, ...]) -> Tensor:
+        """(F,): power of the mean map at each frequency of the class axis; see ``rule_gap``."""
+        assert self.axis is not None
+        if len(counts) == 1:
+            mean = (form.head.T * (counts[0].to(torch.float64) / len(bits))) @ form.weights[0].T
+            mean = mean if form.direct is None else mean + form.direct.T
+        else:
+            mean = mean_active(form, unpack(bits, self.through.widths))
+        rows = mean[self.axis]
+        if not bool(rows.isfinite().all()):
+            raise ValueError("rule_gap: got non-finite maps, expected finite ones")
+        power = self.basis.sum_by_frequency((self.basis.matrix @ rows).square()).sum(dim=-1)
+        # rounding of the mean leaves crumbs in a map that is constant over classes
+        if not float(power.sum()) > 1e-28 * float(rows.square().sum()):
+            raise ValueError("rule_gap: got a map that is constant over classes, expected one that varies")
+        return power
+
+    def _geometry(self, found: Findings, params: Params, passed: Passed | None) -> None:
+        """Separation of classes of what the head reads and of the logits, from a pass where there was one."""
         labels, count = self.data.labels, self.data.n_classes
         assert labels is not None
-        features, logits = known or (None, None)
-        with series.unless_refused(*GEOMETRY):
-            if features is None:
-                features = self.model.head_input(params, self.data.inputs)
-            if logits is None:
-                logits = self.model.forward(params, self.data.inputs)
-            for name, values in (("", features), (".logits", logits)):
-                found = class_separation(values, labels, count)
-                series.put(f"regions.class_separation{name}", index, found.value)
-                series.put(f"regions.class_separation{name}.normalised", index, found.normalised)
-            series.put("regions.simplex_gap", index, simplex_gap(features, labels, count))
+        if passed is not None and passed.features:
+            features = joined(passed.features)
+        else:
+            features = class_moments(self.model.head_input(params, self.data.inputs), labels, count)
+        if passed is not None:
+            logits = joined(passed.logits)
+        else:
+            logits = class_moments(self.model.forward(params, self.data.inputs), labels, count)
+        for name, moments in (("", features), (".logits", logits)):
+            separation = separation_of(moments)
+            found.put(f"regions.class_separation{name}", separation.value)
+            found.put(f"regions.class_separation{name}.normalised", separation.normalised)
+        found.put("regions.simplex_gap", simplex_gap_of(features.means))
 
 
-def _pass(form: GatedForm, z: Tensor) -> tuple[tuple[Tensor, ...], Tensor | None, Tensor]:
-    """Pre-activations by layer, what the head reads (``None`` where a bypass adds to it), and the logits."""
-    pre_activations, logits = gated_forward(form, z)
-    if bool(logits.isnan().any()):
-        raise ValueError("gates: got pre-activations that are not numbers, expected numbers with a sign")
-    read = form.activate(pre_activations[-1]) if form.direct is None else None
-    return pre_activations, read, logits
+class PairReader:
+    """Reads what changed between two saves: flipped gates, and which samples have one."""
+
+    def __init__(self, through: TrainingPass) -> None:
+        self.through = through
+        self.entries = len(through.inputs) * sum(through.widths)
+
+    def __call__(self, before: Params, after: Params) -> Values:
+        """``flipped`` (t,), NaN where a side has no pattern, and ``changed`` (t, ⌈N/8⌉), a bit a sample."""
+        shares, changes = [], []
+        last, previous = None, None
+        for row in range(len(next(iter(before.values())))):
+            first = {name: value[row] for name, value in before.items()}
+            # consecutive pairs share a save, which is then the same memory
+            if last is None or any(last[n].data_ptr() != first[n].data_ptr() for n in first):
+                previous = self._bits(first)
+            last = {name: value[row] for name, value in after.items()}
+            bits = self._bits(last)
+            share, changed = torch.nan, np.ones(len(self.through.inputs), bool)
+            if previous is not None and bits is not None:
+                flipped, changed = flips(previous, bits)
+                share = flipped / self.entries
+            shares.append(share)
+            changes.append(torch.from_numpy(np.packbits(changed)))
+            previous = bits
+        return {"flipped": torch.tensor(shares, dtype=torch.float64), "changed": torch.stack(changes)}
+
+    def _bits(self, params: Params) -> Bits | None:
+        try:
+            return self.through.gates(params)
+        except ValueError:
+            return None
 
 
-def _mean_stable_rank(maps: Tensor) -> float:
-    """Mean of ‖A‖_F²/‖A‖₂² over (n, C, d) maps that are not zero; see ``stable_rank_mean``."""
-    scale = maps.abs().amax(dim=(1, 2))
-    if not bool((scale > 0).any()):
-        raise ValueError("stable rank: got samples without a non-zero map, expected at least one with")
-    maps = maps[scale > 0] / scale[scale > 0][:, None, None]
-    # the stable rank reads the trace and the largest eigenvalue of the smaller Gram matrix, which are exact
-    gram = maps @ maps.mT if maps.shape[1] <= maps.shape[2] else maps.mT @ maps
-    trace = gram.diagonal(dim1=1, dim2=2).sum(dim=1)
-    return float((trace / torch.linalg.eigvalsh(gram)[:, -1]).mean())
+def rule_gap_of(power: Tensor, frequencies: list[int]) -> Tensor:
+    """(T,): share of the power (T, F) of the mean map outside the key frequencies; see ``rule_gap``."""
+    outside = torch.ones(power.shape[-1], dtype=torch.bool)
+    outside[[frequency - 1 for frequency in frequencies]] = False
+    return power[:, outside].sum(dim=-1) / power.sum(dim=-1)
 
 
-def _residual(
-    maps: Tensor, offsets: Tensor, z: Tensor, forward: Callable[[Tensor], Tensor], n_jacobian: int
-) -> tuple[float, float]:
-    """Largest difference from the forward pass and from the Jacobian; see ``reduction_residual``."""
-    logits = forward(z)
-    reduced = torch.einsum("ncd,nd->nc", maps, z) + offsets
-    spread = torch.arange(n_jacobian) * len(z) // n_jacobian
-    jacobian = _jacobian(forward, z[spread])
-    scales = float(logits.abs().max()), float(maps[spread].abs().max())
-    if min(scales) == 0:
+def _relative(maps: MapReadings, logits: Tensor) -> tuple[float, float]:
+    """Differences from forward pass and Jacobian, relative to the largest logit and the largest entry."""
+    scale = float(logits.abs().max())
+    if not scale < torch.inf:
+        raise ValueError("reduction residual: got logits that are not finite, expected finite ones")
+    if min(scale, maps.largest) == 0:
         raise ValueError("reduction residual: got logits or maps that are all zero, expected a scale")
-    differences = (reduced - logits).abs().max(), (maps[spread] - jacobian).abs().max()
-    return float(differences[0]) / scales[0], float(differences[1]) / scales[1]
+    return maps.forward / scale, maps.jacobian / maps.largest
 
 
 def _jacobian(forward: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
+
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from grokscope.errors import Absent, GrokscopeError
-from grokscope.measures.gate_patterns import flipped_share, frozen_since, pattern_changed
-from grokscope.measures.linear_reduction import reduction_residual
-from grokscope.probes.drawing import BAND, CYCLE, NEUTRAL, TEST, TRAIN, band, curve, thin, time_axes
+from grokscope.measures.gate_patterns import frozen_since
+from grokscope.probes import regions_drawing as drawing
+from grokscope.probes.findings import read_findings
+from grokscope.probes.readings import Values, by_save, once, per_pair, per_save
 from grokscope.probes.record import Quantity, Record
 from grokscope.probes.region_readings import (
-    AFFINE,
     CHANGE,
     COUNTS,
     GEOMETRY,
     NEARBY,
     PATTERN,
+    PROOF,
     REDUCTION,
+    RULE_POWER,
+    PairReader,
     Rule,
     SaveReader,
     TrainingData,
     class_rule,
+    rule_gap_of,
     training_data,
 )
 from grokscope.probes.registry import register
@@ -183,45 +188,58 @@ def regions(
             f"radius = {radius}, null_samples = {null_samples}, expected at least 1, 1 and 1, a radius above "
             "0, and 0 or at least 2 null samples"
         )
-    data = training_data(run.task, samples, jacobians, seed)
+    task, model = run.task, run.model
+    data = training_data(task, samples, jacobians, seed)
     # whether there are gates is a matter of the family, so it is asked of weights that are surely finite
-    form = run.model.gated(run.model.init(torch.Generator().manual_seed(seed), torch.float64))
+    form = model.gated(model.init(torch.Generator().manual_seed(seed), torch.float64))
     gates_reason = form.reason if isinstance(form, Absent) else None
     affine_reason = gates_reason
     if not isinstance(form, Absent):
         affine_reason = None if form.activation == "relu" else NOT_AFFINE
         record.notes["regions"] = {
-            "samples": run.task.train_mask.nonzero()[data.chosen, 0].tolist(),
+            "samples": task.train_mask.nonzero()[data.chosen, 0].tolist(),
             "jacobian_samples": data.n_jacobian,
             "gate_margin_samples": len(data.inputs),
             "local_complexity": {"radius": radius, "directions": min(directions, form.input_width)},
             "seed": seed,
         }
     last = run.params(-1)
-    rule = affine_reason or class_rule(run.task, run.model, last)
+    rule = affine_reason or class_rule(task, model, last)
     if isinstance(rule, Rule):
-        record.notes["rule_gap"] = {"key_frequencies": rule.frequencies, "of": len(rule.rows) // 2}
+        record.notes["rule_gap"] = {"key_frequencies": rule.frequencies, "of": rule.of}
 
     series = SaveSeries(run.steps)
     _declare(series, record, data, gates_reason, affine_reason, rule)
-    read = SaveReader(
-        run.model, data, rule, gates_reason is None, affine_reason is None, radius, directions, seed
+    axis = None if isinstance(task.class_axis, Absent) else task.class_axis.rows
+    read = SaveReader(model, data, None if isinstance(form, Absent) else form, axis, radius, directions, seed)
+    options = {"samples": samples, "jacobians": jacobians, "radius": radius, "directions": directions}
+    options |= {"seed": seed}
+    found = read_findings(
+        run, "regions", read, series, options=options, also={RULE_POWER: "regions.rule_gap"}
     )
-    previous, changed = None, np.ones((len(run.steps), len(data.inputs)), dtype=bool)
-    for index, params in run.each():
-        pattern = read(series, index, params)
-        if pattern is not None and previous is not None:
-            moved = pattern_changed(previous, pattern)
-            changed[index] = moved.numpy()
-            series.put("regions.flipped", index, flipped_share(previous, pattern))
-            series.put("regions.frozen_samples", index, 1 - float(moved.double().mean()))
-        previous = pattern
+    if isinstance(rule, Rule):
+        series.fill("regions.rule_gap", rule_gap_of(found[RULE_POWER], rule.frequencies).numpy())
+    changed = _changes(run, series, read) if gates_reason is None else None
     series.record(record)
-    if gates_reason is None:
+    if changed is not None:
         _frozen(record, changed)
     if affine_reason is None:
-        _prove_at_the_end(run, record, data, last)
-    _chance(run, record, read, null_samples, seed)
+        _prove_at_the_end(run, record, read)
+    _chance(run, record, read, rule, null_samples, options)
+
+
+def _changes(run: Run, series: SaveSeries, read: SaveReader) -> np.ndarray:
+    """Fill what changed between saves; (T, N): which samples changed their pattern since the last save."""
+    count = len(read.data.inputs)
+    changed = np.ones((len(run.steps), count), dtype=bool)
+    if len(changed) > 1:
+        pairs = per_pair(run, "regions.pairs", PairReader(read.through))
+        changed[1:] = np.unpackbits(pairs["changed"].numpy(), axis=1, count=count).view(bool)
+        flipped = pairs["flipped"].numpy()
+        frozen = np.where(np.isnan(flipped), np.nan, 1 - changed[1:].mean(axis=1))
+        for name, values in zip(CHANGE, (flipped, frozen), strict=True):
+            series.fill(name, values)
+    return changed
 
 
 def _declare(
@@ -272,29 +290,32 @@ def _frozen(record: Record, changed: np.ndarray) -> None:
         record.add(name, np.array(record.steps[since]), ())
 
 
-def _prove_at_the_end(run: Run, record: Record, data: TrainingData, last: Params) -> None:
-    """The residual over all training samples at the last save, and that z leads to the model's own logits."""
+def _prove_at_the_end(run: Run, record: Record, read: SaveReader) -> None:
+    """The residual over many training samples at the last save, and that z leads to the model's own logits."""
     found: dict[str, object] = {"step": int(run.steps[-1])}
     record.notes["reduction_residual_all"] = found
-    try:
-        form, z = run.model.gated(last), run.model.combined(last, data.inputs)
-        assert not isinstance(form, Absent)
-        proof = reduction_residual(form, z, lambda v: run.model.from_z(last, v), data.n_jacobian)
-    except ValueError as error:
-        found["reason"] = str(error)
+    last = dataclasses.replace(run, rows=run.rows[-1:])
+
+    def values_of(params: Params) -> Values:
+        return read.proof(params).values
+
+    values = per_save(last, "regions.proof", by_save(values_of), options={"jacobians": read.data.n_jacobian})
+    if any(bool(value.isnan()) for value in values.values()):
+        found["reason"] = read.proof(run.params(-1)).reasons[PROOF[0]]
         return
-    direct = run.model.forward(last, data.inputs)
-    difference = (direct - run.model.from_z(last, z)).abs().max() / direct.abs().max()
-    found |= {
-        "forward": proof.forward,
-        "jacobian": proof.jacobian,
-        "samples": proof.n_forward,
-        "jacobian_samples": proof.n_jacobian,
-        "forward_from_inputs": float(difference),
-    }
+    found |= {name: float(values[name]) for name in PROOF[:2]}
+    found |= {"samples": len(read.proved), "jacobian_samples": read.data.n_jacobian}
+    found[PROOF[2]] = float(values[PROOF[2]])
 
 
-def _chance(run: Run, record: Record, read: SaveReader, count: int, seed: int) -> None:
+def _chance(
+    run: Run,
+    record: Record,
+    read: SaveReader,
+    rule: Rule | str,
+    count: int,
+    options: Mapping[str, float],
+) -> None:
     """What random weights of the same shapes give."""
     names = [name for name in WITH_CHANCE if record.get(name) is not None]
     for name in WITH_CHANCE:
@@ -304,108 +325,18 @@ def _chance(run: Run, record: Record, read: SaveReader, count: int, seed: int) -
             record.skip(f"{name}.null", "no null sample was asked for")
     if not names or not count:
         return
-    generator = torch.Generator().manual_seed(seed)
-    series = SaveSeries(np.arange(count))
-    series.declare(*AFFINE, *GEOMETRY)
-    for index in range(count):
-        read(series, index, run.model.init(generator, torch.float64), brief=True)
+
+    def draw() -> Values:
+        generator = torch.Generator().manual_seed(int(options["seed"]))
+        drawn = [read(run.model.init(generator, torch.float64), brief=True).values for _ in range(count)]
+        return {key: torch.stack([values[key] for values in drawn]) for key in drawn[0]}
+
+    draws = once(run, "regions.null", draw, options={**options, "count": count})
+    if isinstance(rule, Rule):
+        draws["regions.rule_gap"] = rule_gap_of(draws[RULE_POWER], rule.frequencies)
     for name in names:
-        record_null(record, name, torch.from_numpy(series.values(name)))
+        record_null(record, name, draws[name])
 
 
-@regions.figure(
-    "When the gates freeze",
-    "Share of (sample, gate) entries that changed since the previous save (left), and share of training "
-    "samples whose whole pattern did not change (right). Both depend on the spacing of the saves; the grey "
-    "line is the first save from which 99 % of samples hold their final pattern.",
-    needs=("regions.flipped",),
-)
-def draw_flips(record: Record, figure: Figure) -> None:
-    """Flipped gates and frozen samples."""
-    left, right = time_axes(figure, record, 2)
-    curve(left, record, "regions.flipped", "flipped gates", TRAIN)
-    values = record.get("regions.flipped")
-    if values is not None and np.nanmax(values) > 0:
-        positive = values[values > 0]
-        left.set_yscale("symlog", linthresh=float(positive.min()), linscale=0.3)
-        left.set_ylim(bottom=0)
-    left.set_ylabel("share of entries flipped")
-    curve(right, record, "regions.frozen_samples", "frozen samples", TRAIN)
-    since = record.get("regions.frozen_since")
-    if since is not None:
-        right.axvline(float(since), color=NEUTRAL, linewidth=1.2, label="99 % hold")
-        right.legend(loc="best")
-    right.set_ylabel("share of samples frozen")
-    right.set_ylim(-0.03, 1.03)
-
-
-@regions.figure(
-    "How near the gates are",
-    "Left: quantiles of the relative distance of pre-activations from zero. Right: gates that cross a small "
-    "cross-polytope around a training sample, whose radius is fixed in the units of the combined input.",
-    needs=("regions.gate_margin", "regions.local_complexity"),
-)
-def draw_margins(record: Record, figure: Figure) -> None:
-    """Quantiles of the gate margin, and the local complexity."""
-    left, right = time_axes(figure, record, 2)
-    values = record.get("regions.gate_margin")
-    assert values is not None
-    keep = thin(len(record.steps))
-    labels = ("minimum", "1 %", "10 %", "median")
-    for column, (label, colour) in enumerate(zip(labels, (BAND, *CYCLE[:3]), strict=True)):
-        left.plot(record.steps[keep], values[keep, column], label=label, color=colour)
-    left.set_yscale("log")
-    left.set_ylabel("|pre| / (‖w‖‖x‖ + |b|)")
-    left.legend(loc="best", ncols=2)
-    curve(right, record, "regions.local_complexity", "local complexity", TRAIN)
-    right.set_ylabel("gates crossed per sample")
-    right.set_ylim(bottom=0)
-
-
-@regions.figure(
-    "Linear maps of the regions",
-    "Mean stable rank of the map A_i that the network is in a sample's region; to the right, where it is "
-    "defined, the rule gap: share of the mean map outside the key Fourier functions of the class. Grey: "
-    "random weights of the same shapes.",
-    needs=("regions.stable_rank_mean",),
-)
-def draw_maps(record: Record, figure: Figure) -> None:
-    """Stable rank of the maps and the rule gap, with what chance gives."""
-    shown = {"regions.stable_rank_mean": "mean stable rank", "regions.rule_gap": "rule gap"}
-    shown = {name: label for name, label in shown.items() if record.get(name) is not None}
-    for axes, (name, label) in zip(time_axes(figure, record, len(shown)), shown.items(), strict=True):
-        _chance_band(axes, record, name)
-        curve(axes, record, name, label, TRAIN)
-        axes.set_ylabel(label)
-        axes.legend(loc="best")
-        if name == "regions.rule_gap":
-            axes.set_ylim(-0.03, 1.03)
-        else:
-            axes.set_ylim(bottom=0)
-
-
-@regions.figure(
-    "Separation of classes",
-    "Left: scatter within classes over scatter between them on training samples, normalised; small is "
-    "separated. Right: distance of the class means from a simplex. Grey: random weights of the same shapes.",
-    needs=("regions.class_separation",),
-)
-def draw_classes(record: Record, figure: Figure) -> None:
-    """Class separation of what the head reads and of the logits, and the simplex gap."""
-    left, right = time_axes(figure, record, 2)
-    _chance_band(left, record, "regions.class_separation.normalised")
-    curve(left, record, "regions.class_separation.normalised", "head's input", TRAIN)
-    curve(left, record, "regions.class_separation.logits.normalised", "logits", TEST)
-    left.set_yscale("log")
-    left.set_ylabel("within / between (normalised)")
-    left.legend(loc="best")
-    _chance_band(right, record, "regions.simplex_gap")
-    curve(right, record, "regions.simplex_gap", "head's input", TRAIN)
-    right.set_ylabel("simplex gap")
-    right.legend(loc="best")
-
-
-def _chance_band(axes: Axes, record: Record, name: str) -> None:
-    levels = record.get(f"{name}.null")
-    if levels is not None:
-        band(axes, float(levels[0]), float(levels[-1]), "random weights")
+for _title, _caption, _needs, _draw in drawing.FIGURES:
+    regions.figure(_title, _caption, needs=_needs)(_draw)

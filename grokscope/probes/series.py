@@ -1,9 +1,8 @@
-"""Series filled save by save: NaN where a measure refuses its input, with the reason it gave."""
+"""Series over the saves of a run: NaN where a measure refuses its input, with the reason it gave."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -46,23 +45,16 @@ class SaveSeries:
             if reason:
                 self._reasons[name] = reason
 
-    def put(self, name: str, index: int, value: float | Sequence[float] | None) -> None:
-        """Set the entry of save ``index``, or of the interval ending there; ``None`` leaves it undefined."""
-        if value is not None:
-            self._values[name][index - (self._dims[name][0] == "interval")] = value
+    def __contains__(self, name: str) -> bool:
+        return name in self._values
 
-    def values(self, name: str) -> np.ndarray:
-        """The array of ``name`` as filled so far."""
-        return self._values[name]
+    def fill(self, name: str, values: np.ndarray) -> None:
+        """Set every entry of ``name``, NaN where there is none; of intervals, one less than of saves."""
+        self._values[name] = values
 
-    @contextmanager
-    def unless_refused(self, *names: str) -> Iterator[None]:
-        """Keep the first refusal in this block as the reason why ``names`` are undefined."""
-        try:
-            yield
-        except ValueError as error:
-            for name in names:
-                self._reasons[name] = str(error)
+    def refuse(self, name: str, reason: str) -> None:
+        """Why undefined entries of ``name`` are undefined."""
+        self._reasons[name] = reason
 
     def record(self, record: Record) -> None:
         """Add every series; skip those without a value, and note the steps of single undefined entries."""

@@ -5,21 +5,29 @@ Shape legend: T saves, (m, n) a map, r its singular values, C classes, p residue
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from grokscope.errors import Absent
 from grokscope.measures import spectra as measures
-from grokscope.measures.linear_reduction import agop, mean_active
-from grokscope.measures.regions import gates
+from grokscope.measures.linear_reduction import mean_active_and_agop
+from grokscope.models.neuron_rows import gate_pattern
 from grokscope.probes import spectra_drawing as drawing
+from grokscope.probes.readings import Values, by_save, once, per_save
 from grokscope.probes.record import Quantity, Record
 from grokscope.probes.registry import register
-from grokscope.probes.stepwise import random_params, record_null, record_series, rowwise, step_blocks
-from grokscope.runs import MapView, Model, Params, Run
+from grokscope.probes.stepwise import (
+    no_params,
+    random_params,
+    record_null,
+    record_series,
+    rowwise,
+    unless_refused,
+)
+from grokscope.runs import Model, Params, Run
 
 CLOCKS, EFFECTIVE = "arXiv 2606.05863", "Roy and Vetterli, EUSIPCO 2007"
 
@@ -32,6 +40,7 @@ RANKS: dict[str, Callable[[Tensor], Tensor]] = {
 WITH_NULL = ("stable_rank", "effective_rank")
 NORMS = ("schatten_two_over_depth", "schatten_half", "nuclear", "frobenius", "spectral")
 GATED = ("mean_active", "agop", "token_to_logit")
+PRODUCT, BALANCE = "product", "balance_gap"
 
 ONE_ROW = "a map of one row has rank 1, and its one singular value is each of its norms"
 ZERO = "the map is zero (or not finite) at every save"
@@ -83,13 +92,13 @@ QUANTITIES = (
 )
 
 
-@dataclass(frozen=True, eq=False)
-class _Spectrum:
-    """Singular values (T, r) of a map (m, n) that is a product of ``depth`` factors."""
+@dataclass(frozen=True)
+class _Shape:
+    """A map (m, n) that is a product of ``depth`` factors and has ``width`` singular values."""
 
-    sigma: Tensor
     shape: tuple[int, int]
     depth: int
+    width: int
     note: str = ""
 
 
@@ -108,99 +117,110 @@ def spectra(run: Run, record: Record, *, null_samples: int = 32) -> None:
     Args:
         null_samples: random weight sets behind the chance bands.
     """
+    model = run.model
     inputs = run.task.inputs if run.task.n_tokens is None else run.task.inputs[run.task.train_mask]
+    lacking = run.lacks("function", "split")  # gates are taken on training samples
+    absent = dict.fromkeys(GATED, lacking.reason) if lacking else _why_no_gated_maps(model)
+    shapes = _shapes(model, [name for name in GATED if name not in absent])
     # chance needs no more samples than that: means over gates settle quickly
     some = inputs[:: max(1, len(inputs) // _NULL_INPUTS)]
-    null = random_params(run.model, null_samples)
-    first = next(null)
-    lacking = run.lacks("function", "split")  # gates are taken on training samples
-    absent = dict.fromkeys(GATED, lacking.reason) if lacking else _why_no_gated_maps(run.model, first)
-    wanted = [name for name in GATED if name not in absent]
-    structure = _measure(run.model, first, some, dict.fromkeys(wanted, 0))
-    chance = {name: [found.sigma] for name, found in structure.items()}
-    for drawn in null:
-        for name, found in _measure(run.model, drawn, some, dict.fromkeys(wanted, 0)).items():
-            chance[name].append(found.sigma)
-    widths = {name: structure[name].sigma.shape[-1] for name in wanted}
-    series: dict[str, list[Tensor]] = {name: [] for name in structure}
-    for _, params in step_blocks(run):
-        for name, found in _measure(run.model, params, inputs, widths).items():
-            series[name].append(found.sigma)
-    for name, found in structure.items():
-        over_saves = replace(found, sigma=torch.cat(series[name]))
-        _record(record, name, over_saves, run.dtype, torch.cat(chance[name]))
+
+    def compute_null() -> Values:
+        parts = [_reader(model, shapes, some)(params) for params in random_params(model, null_samples)]
+        return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+
+    found = per_save(run, "spectra", _reader(model, shapes, inputs))
+    chance = once(run, "spectra.null", compute_null, options={"null_samples": null_samples})
+    for name, of in shapes.items():
+        _record(record, name, of, found[name], run.dtype, chance[name])
     for name, reason in absent.items():
         for quantity in ("singular_values", *RANKS, "numerical_rank", *NORMS):
             record.skip(f"spectra.{name}.{quantity}", reason)
     record.notes["spectra"] = {
-        name: {"shape": list(found.shape), "factors": found.depth, "note": found.note}
-        for name, found in structure.items()
+        name: {"shape": list(of.shape), "factors": of.depth, "note": of.note} for name, of in shapes.items()
     }
-    _balance(run, record)
+    if BALANCE in found:
+        record_series(record, f"spectra.{BALANCE}", found[BALANCE], NOT_FINITE)
+    else:
+        record.skip(f"spectra.{BALANCE}", MASKED)
 
 
-def _measure(model: Model, params: Params, inputs: Tensor, gated: dict[str, int]) -> dict[str, _Spectrum]:
-    """Every map of (T, …) parameters by name; ``gated`` gives the number of singular values of those."""
-    found: dict[str, _Spectrum] = {}
-    known: dict[tuple[object, ...], Tensor] = {}
+def _shapes(model: Model, gated: Sequence[str]) -> dict[str, _Shape]:
+    """Every map by name, those of ``gated`` among them."""
+    params, shapes = no_params(model), dict[str, _Shape]()
     for name, view in model.maps(params).items():
-        same = tuple((f.data_ptr(), f.shape, f.stride()) for f in view.factors)
-        if same not in known:
-            known[same] = _product_values(view)
-        shape = (view.factors[0].shape[-2], view.factors[-1].shape[-1])
-        found[name] = _Spectrum(known[same], shape, len(view.factors), view.note)
-    rows: dict[str, list[Tensor]] = {name: [] for name in gated}
-    for row in range(len(next(iter(params.values()))) if gated else 0):
-        try:
-            one = _gated_maps(model, {name: value[row] for name, value in params.items()}, inputs)
-        except ValueError:  # weights that are not finite
-            one = {}
-        for name, width in gated.items():
-            if name in one:
-                found[name] = one[name]
-                rows[name].append(one[name].sigma)
-            else:
-                rows[name].append(torch.full((width,), torch.nan, dtype=torch.float64))
-    for name, values in rows.items():
-        example = found.get(name, _Spectrum(values[0], (0, 0), 0))
-        found[name] = replace(example, sigma=torch.stack(values))
-    return found
+        widths = [view.factors[0].shape[-2], *(factor.shape[-1] for factor in view.factors)]
+        shapes[name] = _Shape((widths[0], widths[-1]), len(view.factors), min(widths), view.note)
+    if gated:
+        form, slots = model.gated(params), model.slots(params)
+        assert not isinstance(form, Absent)
+        classes, width, depth = form.n_classes, form.input_width, len(form.weights) + 1
+        known = {
+            "mean_active": _Shape((classes, width), depth, min(classes, width)),
+            "agop": _Shape((width, width), depth, width, "square roots of its eigenvalues"),
+        }
+        if not isinstance(slots, Absent):
+            ends = (classes, slots.shape[-1])
+            known["token_to_logit"] = _Shape(ends, depth + 1, min(*ends, width))
+        shapes |= {name: known[name] for name in gated}
+    return shapes
 
 
-def _product_values(view: MapView) -> Tensor:
-    """(T, r), NaN where a factor is not finite."""
-    widths = [view.factors[0].shape[-2], *(factor.shape[-1] for factor in view.factors)]
+def _reader(model: Model, shapes: Mapping[str, _Shape], inputs: Tensor) -> Callable[[Params], Values]:
+    """What reads the singular values (width,) of every map by name, and the balance gap of a product's layers.
 
-    def values(*factors: Tensor) -> Tensor:
-        return measures.factored_singular_values(factors)
+    NaN where a factor is not finite. ``inputs`` are those at which gates are taken.
+    """
+    gated = [name for name in GATED if name in shapes]
 
-    return rowwise(values, (min(widths),), *view.factors)
+    @by_save
+    def read(params: Params) -> Values:
+        found: Values = {}
+        known: dict[tuple[object, ...], Tensor] = {}
+        views = model.maps(params)
+        for name, view in views.items():
+            same = tuple((f.data_ptr(), f.shape, f.stride()) for f in view.factors)
+            if same not in known:
+                width = (shapes[name].width,)
+                known[same] = unless_refused(_product_values, width, *view.factors)
+            found[name] = known[same]
+        if gated:
+            try:
+                of_regions = _gated_maps(model, params, inputs)
+            except ValueError:  # weights that are not finite
+                of_regions = {}
+            for name in gated:
+                missing = torch.full((shapes[name].width,), torch.nan, dtype=torch.float64)
+                found[name] = of_regions.get(name, missing)
+        if PRODUCT in views:
+            layers = list(reversed(views[PRODUCT].factors))
+            found[BALANCE] = unless_refused(lambda *of: measures.balance_gap(of), (), *layers)
+        return found
+
+    return read
 
 
-def _gated_maps(model: Model, params: Params, inputs: Tensor) -> dict[str, _Spectrum]:
-    """Mean map, average gradient outer product and the map from tokens, of one save.
+def _product_values(*factors: Tensor) -> Tensor:
+    return measures.factored_singular_values(factors)
+
+
+def _gated_maps(model: Model, params: Params, inputs: Tensor) -> Values:
+    """Singular values of the mean map, of the average gradient outer product and of the map from tokens.
 
     Raises ValueError for weights that are not finite.
     """
     form, slots = model.gated(params), model.slots(params)
     assert not isinstance(form, Absent)
-    pattern = gates(form, model.combined(params, inputs))
-    width, depth = form.input_width, len(form.weights) + 1
-    mean = mean_active(form, pattern)
-    scales = measures.second_moment_scales(agop(form, pattern))
-    found = {
-        "mean_active": _Spectrum(measures.singular_values(mean), (form.n_classes, width), depth),
-        "agop": _Spectrum(scales, (width, width), depth, "square roots of its eigenvalues"),
-    }
+    mean, outer = mean_active_and_agop(form, gate_pattern(model, form, params, inputs))
+    found = {"mean_active": measures.singular_values(mean), "agop": measures.second_moment_scales(outer)}
     if not isinstance(slots, Absent):
-        sigma = measures.factored_singular_values((mean, slots))
-        found["token_to_logit"] = _Spectrum(sigma, (form.n_classes, slots.shape[-1]), depth + 1)
+        found["token_to_logit"] = measures.factored_singular_values((mean, slots))
     return found
 
 
-def _why_no_gated_maps(model: Model, drawn: Params) -> dict[str, str]:
-    """Which of the maps of fixed regions do not exist here, and why; ``drawn`` are (T, …) random weights."""
-    params = {name: value[0] for name, value in drawn.items()}
+def _why_no_gated_maps(model: Model) -> dict[str, str]:
+    """Which of the maps of fixed regions do not exist here, and why."""
+    params = no_params(model)
     form = model.gated(params)
     if isinstance(form, Absent):
         return dict.fromkeys(GATED, form.reason)
@@ -213,9 +233,11 @@ def _why_no_gated_maps(model: Model, drawn: Params) -> dict[str, str]:
     return {"token_to_logit": slots.reason} if isinstance(slots, Absent) else {}
 
 
-def _record(record: Record, name: str, found: _Spectrum, dtype: torch.dtype, chance: Tensor) -> None:
-    """Every quantity of one map, and its chance bands."""
-    prefix, sigma = f"spectra.{name}", found.sigma
+def _record(
+    record: Record, name: str, found: _Shape, sigma: Tensor, dtype: torch.dtype, chance: Tensor
+) -> None:
+    """Every quantity of one map from its singular values (T, r), and its chance bands from (S, r)."""
+    prefix = f"spectra.{name}"
     dim = f"rank.{name}"
     record.coordinate(dim, range(1, sigma.shape[-1] + 1))
     record_series(record, f"{prefix}.singular_values", sigma, NOT_FINITE, ("step", dim))
@@ -249,18 +271,6 @@ def _record(record: Record, name: str, found: _Spectrum, dtype: torch.dtype, cha
     }
     for norm, measure in norms.items():
         record_series(record, f"{prefix}.{norm}", rowwise(measure, (), sigma), NOT_FINITE)
-
-
-def _balance(run: Run, record: Record) -> None:
-    """The balance gap of a deep linear network's layers."""
-    values = []
-    for _, params in step_blocks(run):
-        view = run.model.maps(params).get("product")
-        if view is None:
-            record.skip("spectra.balance_gap", MASKED)
-            return
-        values.append(rowwise(lambda *layers: measures.balance_gap(layers), (), *reversed(view.factors)))
-    record_series(record, "spectra.balance_gap", torch.cat(values), NOT_FINITE)
 
 
 spectra.figure(

@@ -15,12 +15,12 @@ from grokscope.runs import Model, Params, Run
 NULL_LEVELS = (0.05, 0.5, 0.95)
 NULL_DIM = "null_quantile"
 
-_BLOCK_BYTES = 64 * 2**20
+_BLOCK_BYTES = 32 * 2**20
 _NULL_BLOCK = 8
 
 
 def step_blocks(run: Run, names: Sequence[str] | None = None) -> Iterator[tuple[slice, Params]]:
-    """(rows, parameters (t, …) in float64) over all selected saves, at most 64 MiB at a time."""
+    """(rows, parameters (t, …) in float64) over all selected saves, at most 32 MiB at a time."""
     block = _block(run.model, len(run.rows))
     for start in range(0, len(run.rows), block):
         rows = slice(start, min(start + block, len(run.rows)))
@@ -54,6 +54,19 @@ def rowwise(measure: Callable[..., Tensor], shape: Sequence[int], *values: Tenso
         except ValueError:
             continue
     return found
+
+
+def unless_refused(measure: Callable[..., Tensor], shape: Sequence[int], *values: Tensor) -> Tensor:
+    """``measure`` of the values of one save, NaN of ``shape`` where it raises ValueError; float64."""
+    try:
+        return measure(*values).to(torch.float64)
+    except ValueError:
+        return torch.full(tuple(shape), math.nan, dtype=torch.float64)
+
+
+def no_params(model: Model) -> Params:
+    """All parameters zero: for asking which parts a model has, which its weights do not decide."""
+    return {name: torch.zeros(shape, dtype=torch.float64) for name, shape in model.shapes.items()}
 
 
 def record_series(

@@ -116,6 +116,11 @@ def _state(run: Run, record: Record, dense: Mapping[str, Series], event: str, ac
     return run_state(inputs, _thresholds(run))
 
 
+def begins_fitted(record: Record, fit: Crossing | None) -> bool:
+    """Whether the fit lies before the first save, which is not the beginning: a fork, a replay, late weights."""
+    return fit is not None and fit.by is not None and fit.after is None and int(record.steps[0]) > 0
+
+
 def span(event: Crossing | None) -> str:
     """An event as words: "step 30–31", "after step 1000", "by step 0"."""
     if event is None:
@@ -153,7 +158,22 @@ def _sentence(run: Run, record: Record, dense: Mapping[str, Series], state: Stat
             f"{state.state.capitalize()}: it fitted {span(fit)} and generalised to {what} {span(grok)}, "
             f"{times(delay(fit, grok))} later."
         )
-    return " ".join(part for part in (text, _mirrored(record), _structure(record)) if part)
+    return " ".join(
+        part for part in (_origin(run, record), text, _mirrored(record), _structure(record)) if part
+    )
+
+
+def _origin(run: Run, record: Record) -> str:
+    """What part of another run this one is, or goes on from."""
+    origin = run.origin
+    if origin is None:
+        return ""
+    first, last, parent = record.steps[0], record.steps[-1], origin.get("name")
+    if run.manifest.get("kind") == "replayed":
+        return f"Steps {first} to {last} of {parent}, computed again; what is said is about them alone."
+    changed = origin.get("changed")
+    fields = ", ".join(sorted(changed)) if isinstance(changed, Mapping) and changed else "nothing"
+    return f"A fork of {parent} at step {origin.get('at')}, with {fields} changed."
 
 
 def _few_saves(record: Record, accuracy: str) -> str:
@@ -227,7 +247,10 @@ def _structure(record: Record) -> str:
             continue
         start = values[min(int(np.searchsorted(record.steps, fit.by)), len(values) - 1)]
         what = "end-to-end map" if target == "product" else target.replace("_", " ")
-        fell = f"the effective rank of the {what} went from {start:.3g} at the fit to {values[-1]:.3g} at the end"
+        where = f"at step {record.steps[0]}" if begins_fitted(record, fit) else "at the fit"
+        fell = (
+            f"the effective rank of the {what} went from {start:.3g} {where} to {values[-1]:.3g} at the end"
+        )
         mine, loss = record.events.get(f"onset.{rank}"), record.events.get("onset.loss.test")
         if mine is not None and loss is not None and mine.by is not None and loss.by is not None:
             if loss.after is not None and mine.by <= loss.after:
@@ -293,6 +316,8 @@ def _coarse(record: Record, command: Callable[[int], str]) -> list[Alert]:
         crossing = record.events.get(event)
         if crossing is None or crossing.by is None or crossing.by <= 2:
             continue
+        if crossing.after is None and int(record.steps[0]) > 0:
+            continue  # it lies before the first save: no evaluation in this run would date it
         if (crossing.by - (crossing.after or 0)) / crossing.by > COARSE:
             text = (
                 f"The interval of {event} ({span(crossing)}) is coarse: the evaluations around it are far "

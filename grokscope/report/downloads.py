@@ -60,7 +60,7 @@ def probe_csv(record: Record, names: Sequence[str]) -> str:
             continue
         blank = [""] if m.dims[0] == "interval" and len(record.steps) else []
         for place, label in _places(record, m, skip=1):
-            columns.append((name + label, [*blank, *map(_cell, m.values[(slice(None), *place)])]))
+            columns.append((name + label, [*blank, *_cells(m.values[(slice(None), *place)])]))
     written = io.StringIO()
     writer = csv.writer(written, lineterminator="\n")
     writer.writerow([_inert(heading) for heading, _ in columns])
@@ -119,6 +119,15 @@ def _places(record: Record, m: Measurement, *, skip: int) -> list[tuple[tuple[in
     return [
         (place, f"[{','.join(labels[i] for labels, i in zip(axes, place, strict=True))}]" if place else "")
         for place in itertools.product(*ranges)
+    ]
+
+
+def _cells(values: np.ndarray) -> list[str]:
+    """Numbers as text that reads back to the same ones; empty where they are not finite."""
+    if values.dtype.kind != "f":
+        return [_cell(value) for value in values]
+    return [
+        repr(value) if fine else "" for value, fine in zip(values.tolist(), np.isfinite(values), strict=True)
     ]
 
 

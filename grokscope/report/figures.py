@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from grokscope.probes.drawing import BAND, CYCLE, FAINT, INK, finish, flatten, new_figure, styled
 from grokscope.probes.record import Quantity, Record
 from grokscope.probes.registry import FigureSpec, Probe
+from grokscope.report.kept_drawings import KeptDrawings
 
 _SVG = "{http://www.w3.org/2000/svg}"
 _HREF = "{http://www.w3.org/1999/xlink}href"
@@ -58,8 +59,10 @@ class Drawing:
     failure: str = ""
 
 
-def draw_figures(probe: Probe, record: Record, prefix: str, *, strict: bool) -> list[Drawing]:
-    """Every figure of ``probe`` whose needs were measured.
+def draw_figures(
+    probe: Probe, record: Record, prefix: str, *, strict: bool, kept: KeptDrawings | None = None
+) -> list[Drawing]:
+    """Every figure of ``probe`` whose needs were measured; one of grokscope's own is taken from ``kept``.
 
     A figure that cannot be drawn becomes a line that says so, unless ``strict`` is set and the probe is one
     of grokscope's own: then its error is raised.
@@ -67,6 +70,11 @@ def draw_figures(probe: Probe, record: Record, prefix: str, *, strict: bool) -> 
     drawn: list[Drawing] = []
     for position, spec in enumerate(probe.figures, 1):
         if not all(_measured(record, name) for name in spec.needs):
+            continue
+        name = f"{probe.name}/{prefix}-{position}"
+        mine = kept if is_builtin(probe) else None
+        if mine is not None and (svg := mine.get(name)) is not None:
+            drawn.append(Drawing(spec.title, spec.caption, svg))
             continue
         try:
             svg = figure_svg(spec, record, f"{prefix}-{position}")
@@ -76,6 +84,8 @@ def draw_figures(probe: Probe, record: Record, prefix: str, *, strict: bool) -> 
             first = next(iter(str(error).splitlines()), "")
             drawn.append(Drawing(spec.title, spec.caption, "", f"{type(error).__name__}: {first}"[:300]))
             continue
+        if mine is not None:
+            mine.put(name, svg)
         drawn.append(Drawing(spec.title, spec.caption, svg))
     return drawn
 

@@ -21,6 +21,7 @@ from grokscope.probes.registry import Probe
 from grokscope.report.downloads import embed
 from grokscope.report.figures import Drawing, draw_figures
 from grokscope.report.formatting import as_toml, flattened, slug, whole
+from grokscope.report.kept_drawings import KeptDrawings
 from grokscope.report.origin import alerts_of_audit, origin_of
 from grokscope.report.tables import (
     Holdings,
@@ -114,6 +115,7 @@ def render_page(
     facts: Facts | None = None,
     *,
     strict: bool = False,
+    kept: KeptDrawings | None = None,
 ) -> str:
     """The report as one self-contained HTML file: no request, readable without its script, all text escaped.
 
@@ -123,10 +125,11 @@ def render_page(
         manifest: the run's ``run.json``; its ``config`` and ``provenance`` are shown.
         facts: what else there is to say of the run.
         strict: raise where a figure of one of grokscope's own probes cannot be drawn.
+        kept: drawings that need not be made again, and those that are made now.
     """
     facts = facts or Facts()
     held, others = share_out(record, probes)
-    sections = _sections(record, probes, held, others, strict=strict)
+    sections = _sections(record, probes, held, others, strict=strict, kept=kept)
     recipe = _recipe(manifest)
     verdict = record.verdict or _UNSTATED
     events, further_events = event_tables(record)
@@ -186,13 +189,19 @@ def _recipe(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _sections(
-    record: Record, probes: Sequence[Probe], held: Mapping[str, Holdings], others: Holdings, *, strict: bool
+    record: Record,
+    probes: Sequence[Probe],
+    held: Mapping[str, Holdings],
+    others: Holdings,
+    *,
+    strict: bool,
+    kept: KeptDrawings | None,
 ) -> list[_Section]:
     made: list[_Section] = []
     count = 0
     for position, probe in enumerate(probes, 1):
         figures: list[_Figure] = []
-        for drawing in draw_figures(probe, record, f"f{position}", strict=strict):
+        for drawing in draw_figures(probe, record, f"f{position}", strict=strict, kept=kept):
             count += 1
             figures.append(_numbered(count, drawing))
         mine = held[probe.name]

@@ -12,12 +12,15 @@ from pathlib import Path
 from grokscope.errors import GrokscopeError
 from grokscope.probes import registered
 from grokscope.probes.cache import measure_run
+from grokscope.probes.readings import READINGS
 from grokscope.probes.record import Record
 from grokscope.probes.registry import load_plugin
 from grokscope.probes.suite import Progress, Suite
 from grokscope.report.formatting import whole
+from grokscope.report.kept_drawings import KeptDrawings
 from grokscope.report.page import Facts, render_page
 from grokscope.runs import Run, open_run
+from grokscope.trajectory.digests import remembered_checksum
 
 
 def write_report(
@@ -52,7 +55,9 @@ def write_report(
         load_plugin(plugin)  # their figures, when the record was given or read
     known = registered()
     probes = [known[name] for name in dict.fromkeys(record.probes) if name in known]
-    page = render_page(record, probes, run.manifest, facts_of(run), strict=strict)
+    kept = KeptDrawings(run.path / READINGS, record)
+    page = render_page(record, probes, run.manifest, facts_of(run), strict=strict, kept=kept)
+    kept.store()
     out = default_out(run) if out is None else Path(out)
     try:
         temporary = out.with_name(f".{out.name}.{os.getpid()}.part")
@@ -89,7 +94,7 @@ def facts_of(run: Run) -> Facts:
         task=run.task.description or run.task.name,
         provenance=(
             ("measured with", f"grokscope {version('grokscope')}"),
-            ("content checksum", f"sha256 {run.trajectory.checksum()}"),
+            ("content checksum", f"sha256 {remembered_checksum(run.trajectory, run.path / READINGS)}"),
             ("saves in the file", whole(len(run.trajectory.steps))),
             ("parameters", whole(weights)),
             ("training entries", trained),

@@ -107,6 +107,9 @@ def train_batch(
             Session(recipe, directory, place, report, stop)
             for recipe, directory, report in zip(recipes, directories, told, strict=True)
         ]
+        if place.type == "cuda" and len(sessions) > 1:
+            for session in sessions:  # there the rounding of a product depends on how many share the axis
+                session.company = {"runs_on_one_axis": len(sessions)}
         return _run(sessions, place, stop)
 
 

@@ -66,11 +66,9 @@ class Evaluator:
         else:
             answers = read_answers(logits, targets)
             losses, right = answers.loss, answers.correct
-        counts = self.masks.sum(-1)
-        losses, right = (
-            (self.masks * values.view(runs, 1, -1)).sum(-1) / counts for values in (losses, right)
-        )
-        return torch.cat([losses[:, :2], right], dim=1)
+        sums = self.masks @ torch.stack([losses.view(runs, -1), right.view(runs, -1)], dim=-1)
+        means = sums / self.masks.sum(-1, keepdim=True)  # (runs, subsets, 2)
+        return torch.cat([means[:, :2, 0], means[..., 1]], dim=1)
 
     def _regression(self, params: Params) -> Tensor:
         dtype = next(iter(params.values())).dtype

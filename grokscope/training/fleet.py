@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -180,7 +180,7 @@ def _train_groups(
         Unit(
             tuple(run.index for run in group),
             tuple(json.dumps(run.recipe.config()) for run in group),
-            tuple(str(run.directory) for run in group),
+            tuple(str(run.directory.absolute()) for run in group),  # a worker is in a folder of its own
             device,
             str(board.path),
         )
@@ -199,7 +199,7 @@ def _train_groups(
             elif isinstance(ended, str):
                 bugs.append(ended)
                 ended = FleetRun(run.directory, "failed", board.step(run.index), "a fault of the program")
-            results[run.index] = ended
+            results[run.index] = replace(ended, directory=run.directory)
     if bugs:
         # what is no expected failure of a run is told whole, once all the others are done
         raise RuntimeError(f"{len(bugs)} runs failed; the first:\n{bugs[0]}")

@@ -87,6 +87,11 @@ def open_parent(directory: Path, doing: str) -> Parent:
             f"{doing}: run.json says {facts.get('threads')!r} threads under provenance and {recipe.train.threads} "
             "under config, expected the same: sums depend on it"
         )
+    if facts.get("runs_on_one_axis"):
+        raise GrokscopeError(
+            f"{doing}: it was trained on a GPU together with others ({facts['runs_on_one_axis']!s} runs on one axis), "
+            "expected a run trained alone: products of a batch round with its size, so its states would differ"
+        )
     trajectory = Trajectory(directory / "trajectory.h5")
     ends = [trajectory.steps[-1:], trajectory.scalars["step"][-1:], snapshot_steps(directory)[-1:]]
     reached = max((int(step) for end in ends for step in end), default=-1)

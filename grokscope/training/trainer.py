@@ -123,6 +123,7 @@ class Session:
         self.flat = FlatParameters.of(initial, device)
         self.optimizer = Optimizer(recipe.train, self.flat)
         self.evaluate = lambda: self.evaluator(self._detached())
+        self.company: dict[str, int] = {}
         self.sum_lr = 0.0
         self.onset = OnsetWatch(self.task, recipe.save.onset_fall)
         self.first = 0
@@ -227,7 +228,7 @@ class Session:
             "kind": "trained",
             "config": self.recipe.config(),
             "split": pack_mask(self.task.train_mask),
-            "provenance": provenance(self.device, self.recipe.train.threads),
+            "provenance": provenance(self.device, self.recipe.train.threads) | self.company,
         }
         write_manifest(self.directory, manifest)
         return manifest

@@ -68,7 +68,9 @@ def content_digest(trajectory: Trajectory, folder: Path | None = None) -> str:
     """
     digest = hashlib.sha256(trajectory.steps.astype("<i8").tobytes())
     digest.update(save_digests(trajectory, folder).tobytes())
-    for name, values in trajectory.scalars.items():
+    with trajectory:
+        scalars = trajectory.scalars
+    for name, values in scalars.items():
         digest.update(f"{name}\0{values.dtype.str}\0{values.shape}\0".encode())
         digest.update(np.ascontiguousarray(values).data)
     return digest.hexdigest()

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from grokscope.errors import GrokscopeError
-from grokscope.foreign import Reading, Split, import_paths, inspect_path
+from grokscope.foreign import Reading, Split, import_paths, importer, inspect_path
 from grokscope.foreign.function.card import card_of
-from grokscope.foreign.importer import declared_card
+from grokscope.foreign.imported import declared_card
+from grokscope.foreign.understand import understand
 from grokscope.models import Transformer
 from grokscope.runs import open_run
 from grokscope.tasks import unpack_mask
@@ -241,3 +242,23 @@ def test_a_workspace_that_cannot_be_written(tmp_path: Path, lens_folder: Path, o
     with pytest.raises(GrokscopeError) as caught:
         import_paths([lens_folder], tmp_path / "ws")
     one_line(caught.value, "importing into", "expected a writable folder")
+
+
+def test_a_folder_is_understood_once_and_then_reused(
+    tmp_path: Path, bare_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    understood = []
+
+    def counted(*given):
+        understood.append(given)
+        return understand(*given)
+
+    monkeypatch.setattr(importer, "understand", counted)
+    first = importer.import_or_reuse(bare_folder, tmp_path / "ws")
+    assert (first / "run.json").is_file()
+    assert len(understood) == 1
+    assert importer.import_or_reuse(bare_folder, tmp_path / "ws") == first
+    assert len(understood) == 1
+    (bare_folder / "ckpt_0.pt").unlink()
+    with pytest.raises(GrokscopeError, match="expected a new name"):
+        importer.import_or_reuse(bare_folder, tmp_path / "ws")

@@ -9,7 +9,7 @@ import torch
 
 from grokscope.foreign import ImportedRun, ImportResult, NoSplit, Split, import_paths
 from grokscope.foreign.evidence.proof import verdict_by_save
-from grokscope.foreign.function.search import grid_logits
+from grokscope.foreign.function.outcomes import grid_logits
 from grokscope.measures.classification import correct, cross_entropy, mean_over
 from grokscope.runs import Run, open_run
 

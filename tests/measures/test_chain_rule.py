@@ -7,17 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from grokscope.measures.chain_rule import (
+from grokscope.measures.chain_rule import Account, bound_slack, cancellation, per_sample_account
+from grokscope.measures.regions import GatedForm, gated_forward
+from grokscope.measures.sample_gradients import (
     GELU_LARGEST_SLOPE,
-    Account,
-    bound_slack,
     bypassed_layer_norms,
-    cancellation,
     head_gradient_norms,
     logit_gradient,
-    per_sample_account,
 )
-from grokscope.measures.regions import GatedForm, gated_forward
 
 _P, _D, _C = 6, 4, 5
 _WIDTHS = (7, 6, 8)

@@ -6,7 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from grokscope.measures.class_geometry import class_separation, simplex_gap
+from grokscope.measures.class_geometry import (
+    ClassMoments,
+    class_moments,
+    class_separation,
+    joined,
+    separation_of,
+    simplex_gap,
+    simplex_gap_of,
+)
 
 
 def _random(seed: int, *shape: int) -> Tensor:
@@ -92,3 +100,30 @@ def test_arguments_that_do_not_fit_are_refused() -> None:
         simplex_gap(torch.full((3, 2), float("inf")), torch.arange(3), 3)
     with pytest.raises(ValueError, match="all coincide"):
         simplex_gap(torch.full((3, 2), 0.1), torch.arange(3), 3)
+
+
+def test_moments_of_sets_of_whole_classes_join() -> None:
+    features, labels = _random(1, 40, 6), torch.arange(40) % 7
+    parts = []
+    for some in ((0, 3, 6), (1,), (2, 4, 5)):
+        chosen = features[torch.isin(labels, torch.tensor(some))]
+        if len(some) > 1:
+            of = labels[torch.isin(labels, torch.tensor(some))]
+            parts.append(class_moments(chosen, of, 7))
+        else:  # a single class has no separation, and moments all the same
+            within = float((chosen - chosen.mean(0)).square().sum())
+            parts.append(ClassMoments(chosen.mean(0, keepdim=True), within, len(chosen)))
+    whole = joined(parts)
+    assert whole.n_samples == 40
+    expected = class_separation(features, labels, 7)
+    assert separation_of(whole).value == pytest.approx(expected.value, rel=1e-13)
+    assert separation_of(whole).normalised == pytest.approx(expected.normalised, rel=1e-13)
+    assert simplex_gap_of(whole.means) == pytest.approx(simplex_gap(features, labels, 7), rel=1e-12)
+
+
+def test_joined_moments_refuse_one_class_and_numbers_without_end() -> None:
+    moments = class_moments(_random(1, 4, 2), torch.tensor([0, 0, 1, 1]), 2)
+    with pytest.raises(ValueError, match="got 1 classes with samples"):
+        joined([ClassMoments(moments.means[:1], 1.0, 2)])
+    with pytest.raises(ValueError, match="non-finite features"):
+        joined([moments, ClassMoments(moments.means * math.nan, 1.0, 2)])

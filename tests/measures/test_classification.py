@@ -6,11 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grokscope.measures.classification import (
+    collapse_is_possible,
     correct,
     cross_entropy,
     logits_norm,
     margin,
     mean_over,
+    read_answers,
     softmax_collapsed,
 )
 
@@ -150,3 +152,57 @@ def test_arguments_that_do_not_fit_are_refused() -> None:
         softmax_collapsed(
             torch.zeros(1, 2, dtype=torch.int64), torch.tensor([0]), torch.ones(1, dtype=torch.bool)
         )
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 10**6), st.integers(1, 12), st.integers(2, 7), st.sampled_from([1e-3, 1.0, 40.0, 800.0])
+)
+def test_answers_of_one_pass_are_those_of_the_four_functions(seed, n, classes, scale):
+    # whole numbers, so that ties are common
+    logits = scale * (3 * _random(seed, n, classes)).round()
+    targets = torch.randint(0, classes, (n,), generator=torch.Generator().manual_seed(seed))
+    answers = read_answers(logits, targets)
+    torch.testing.assert_close(answers.loss, cross_entropy(logits, targets), rtol=1e-13, atol=0)
+    assert torch.equal(answers.margin, margin(logits, targets))
+    assert torch.equal(answers.correct, correct(logits, targets).double())
+    torch.testing.assert_close(answers.norm.mean(), logits_norm(logits), rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e200])
+def test_answers_of_logits_that_are_not_finite_or_huge(bad: float) -> None:
+    logits = _random(0, 4, 3)
+    logits[1, 2], targets = bad, torch.tensor([0, 2, 1, 1])
+    answers = read_answers(logits, targets)
+    expected = (cross_entropy(logits, targets), margin(logits, targets), correct(logits, targets).double())
+    for found, plain in zip(answers, expected, strict=False):
+        torch.testing.assert_close(found, plain, rtol=1e-13, atol=0, equal_nan=True)
+
+
+def test_answers_refuse_one_class_and_wrong_targets() -> None:
+    with pytest.raises(ValueError, match="C >= 2"):
+        read_answers(torch.zeros(2, 1), torch.zeros(2, dtype=torch.int64))
+    with pytest.raises(ValueError, match="read_answers: got targets from 0 to 3"):
+        read_answers(torch.zeros(2, 3), torch.tensor([0, 3]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.floats(0, 60))
+def test_a_collapse_is_never_called_impossible(seed, gap):
+    wide = _random(seed, 40, 5)
+    targets = wide.argmax(dim=1)
+    wide = wide.scatter_add(1, targets[:, None], torch.full((40, 1), gap, dtype=torch.float64))
+    everywhere = torch.ones(40, dtype=torch.bool)
+    answers = read_answers(wide, targets)
+    for dtype in (torch.float32, torch.float64):
+        if float(softmax_collapsed(wide.to(dtype), targets, everywhere)) > 0:
+            assert collapse_is_possible(answers.loss, answers.norm, dtype)
+
+
+def test_a_fit_that_has_only_begun_cannot_have_collapsed() -> None:
+    loss, norm = torch.tensor([1e-3, 2.0]), torch.tensor([9.0, 4.0])
+    assert not collapse_is_possible(loss, norm, torch.float32)
+    assert collapse_is_possible(torch.tensor([1e-8, 2.0]), norm, torch.float32)
+    assert not collapse_is_possible(torch.tensor([1e-8, 2.0]), norm, torch.float64)
+    # logits so large that float32 does not resolve their differences
+    assert collapse_is_possible(loss, norm * 1e7, torch.float32)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from grokscope.measures.fourier import neuron_frequencies
+from grokscope.measures.neuron_frequencies import neuron_frequencies
 from grokscope.measures.phases import Phases, fit_phases, phase_statistics, resultant_chance
 
 

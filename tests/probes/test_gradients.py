@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, gelu, one_hot
 
-from grokscope.measures.chain_rule import GELU_LARGEST_SLOPE
+from grokscope.measures.sample_gradients import GELU_LARGEST_SLOPE, logit_gradient
 from grokscope.models import (
     DeepLinearSettings,
     MLPSettings,
@@ -21,6 +21,8 @@ from grokscope.models import (
     TransformerSettings,
     build_model,
 )
+from grokscope.probes import readings
+from grokscope.probes.gradient_readings import GradientReader
 from grokscope.probes.gradients import gradients
 from grokscope.probes.record import Record
 from grokscope.runs import Run
@@ -363,3 +365,42 @@ def test_zero_weights_have_no_relative_gradient(make_run):
     assert "all zero" in record.absent["gradients.hidden.1.relative"]
     assert record.absent[RATIOS["norm"]] == "the embedding has no gradient"
     assert "one save only" in record.absent["gradients.update_ratio"]
+
+
+@pytest.mark.parametrize(
+    "settings", [MLP, TransformerSettings(d_model=8, n_heads=2, d_mlp=12), DeepLinearSettings(depth=2)]
+)
+def test_neither_blocks_nor_the_store_change_a_bit(make_run, monkeypatch, settings):
+    deep = isinstance(settings, DeepLinearSettings)
+    task = CompletionSettings(d=4, rank=1) if deep else TASK
+    model = build_model(
+        settings, n_tokens=None if deep else 5, n_inputs=4 if deep else None, n_classes=4 if deep else 5
+    )
+    saves = [model.init(torch.Generator().manual_seed(seed), torch.float64) for seed in range(5)]
+    alone = measured(make_run(settings, task, saves, name="alone")).to_json()
+    run = make_run(settings, task, saves, name="few")
+    monkeypatch.setattr(readings, "BLOCK_BYTES", 1)  # a save at a time
+    first, again = measured(run).to_json(), measured(run).to_json()
+    assert first["measurements"] == again["measurements"] == alone["measurements"]
+    assert first["absent"] == again["absent"] == alone["absent"]
+
+
+def test_losses_beyond_the_digits_of_a_square_have_an_account(make_run):
+    settings = MLPSettings(d_embed=3, hidden=(6,))
+    saves = random_saves(settings, 2)
+    run = make_run(settings, TASK, saves)
+    # logits 600 nats apart: δ is about e^-600, whose square is 0
+    inputs, targets = run.task.inputs[run.task.train_mask], run.task.targets[run.task.train_mask]
+    reader = GradientReader(run)
+    params = run.params(0)
+    logits = run.model.forward(params, inputs)
+    far = one_hot(targets, 5) * 600.0
+    delta = logit_gradient(logits + far, targets)
+    both = run.model.gradient_with_norms(params, inputs, lambda rows, _: delta[rows])
+    assert both is not None
+    account = reader._chain_rule(params, delta)
+    torch.testing.assert_close(both[1].delta, account.delta, rtol=1e-10, atol=0)
+    torch.testing.assert_close(
+        both[1].above[0] * both[1].inputs[0], account.layers[0].weight, rtol=1e-8, atol=0
+    )
+    assert float(account.delta.max()) < 1e-200

@@ -52,7 +52,7 @@ def test_a_report_of_a_run_lands_in_its_workspace(trained: Path, suite: Path) ->
     assert text.count("<svg") >= 3
     assert told == ["loss 0/2", "norms 1/2"]
     assert [p.name for p in page.parent.iterdir()] == ["small-s1.html"]
-    assert sorted({*before, "measurements.h5"}) == sorted(p.name for p in trained.iterdir())
+    assert sorted({*before, "measurements.h5", "readings"}) == sorted(p.name for p in trained.iterdir())
 
 
 def test_a_second_report_measures_nothing_and_is_the_same_but_for_its_date(

@@ -16,6 +16,8 @@ import pytest
 
 from grokscope import work
 from grokscope.errors import GrokscopeError
+from grokscope.probes.cache import MEASUREMENTS
+from grokscope.probes.many import Choice, measure_many
 from grokscope.training import Recipe, train
 from grokscope.training.fleet import Progress, train_fleet
 from grokscope.work import Lost, Workers, each
@@ -99,10 +101,14 @@ def test_a_worker_killed_in_the_middle_of_a_fleet_loses_nothing(tiny, checksum, 
         # asked once more, with one worker left
         again = train_fleet(recipes, directories, resume=True, workers=made.every_worker)
         assert again == runs
+        choice = Choice(only=("norms",))
+        measured = measure_many(["run0", "run1"], tmp_path, choice, workers=made.every_worker)
+        assert [(one.error, one.saves) for one in measured] == [("", 101)] * 2
     for number, recipe in enumerate(recipes):
         train(recipe, tmp_path / "alone" / str(number), device="cpu")
         assert checksum(directories[number]) == checksum(tmp_path / "alone" / str(number))
     assert {path.name for path in folder.iterdir()} == {directory.name for directory in directories}
+    assert (directories[1] / MEASUREMENTS).exists()
     assert (seen[-1].steps, seen[-1].finished) == (800, 4)
 
 

@@ -89,6 +89,18 @@ def test_a_fleet_s_runs_are_the_same_runs_alone(tiny, alone, checksum, tmp_path,
     assert {progress.all_steps for progress in seen} == {total}
 
 
+def test_directories_are_those_of_the_process_that_gives_out_the_work(tiny, tmp_path, monkeypatch):
+    """Workers stay where they were begun, in another working directory."""
+    recipes = [tiny("train.steps=4", f"seed={seed}") for seed in range(2)]
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        directories = places(Path(), recipes)
+        runs = train_fleet(recipes, directories, device="cpu", workers=TWO)
+        assert runs == [FleetRun(directory, "finished", 4) for directory in directories]
+        assert all((tmp_path / name / directory / "trajectory.h5").exists() for directory in directories)
+
+
 def test_threads_are_the_recipe_s_business(tiny, alone, checksum, tmp_path):
     """Workers' BLAS has one thread, and a recipe that says two still gets two."""
     recipes = [tiny("train.steps=6", "train.threads=2", f"seed={seed}") for seed in range(2)]

@@ -309,6 +309,14 @@ def test_a_device_that_cannot_be_had_is_refused(sparse, monkeypatch):
     assert "trained on cuda, which this machine does not have" in one_line(caught)
 
 
+def test_a_run_that_shared_an_axis_on_a_gpu_is_refused(sparse):
+    changed(sparse, runs_on_one_axis=8)
+    with pytest.raises(GrokscopeError) as caught:
+        again(sparse, "0:20:1")
+    assert "8 runs on one axis" in one_line(caught)
+    assert not sparse.with_name("again").exists()
+
+
 def test_other_threads_are_refused(sparse):
     changed(sparse, threads=2)
     with pytest.raises(GrokscopeError) as caught:

@@ -78,6 +78,8 @@ def audit_proof(proof: Sequence[Comparison], context: AuditContext | None = None
         evidence += f"; {worst.quantity} at step {worst.step}: {worst.recorded:.6g}, rebuilt {ours}"
         resolve = context.command("--card FILE") if context is not None else ""
         name = "the rebuild does not reproduce everything recorded"
+        if 2 * counts["conflict"] > recorded:
+            name = "most recorded numbers contradict the rebuild"
         return [finding(name, evidence, "warning", resolve=resolve, **numbers)]
     if counts["one step off"]:
         return [finding("some recorded numbers belong to weights one step away", evidence, **numbers)]

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from grokscope.errors import Absent
+from grokscope.foreign.evidence.losses import CROSS_ENTROPY, Loss
 from grokscope.foreign.evidence.moments import ADAM_EPSILON, Moments
-from grokscope.measures.classification import cross_entropy
 from grokscope.models import Model, Params
 from grokscope.tasks import Task
 
@@ -70,6 +70,7 @@ def replays(
     moments: Moments | Absent | None,
     optimiser: Optimiser | None,
     first: bool,
+    loss: Loss = CROSS_ENTROPY,
 ) -> list[Replayed]:
     """The weights one update before and after ``params``, in every way that the state allows.
 
@@ -87,20 +88,22 @@ def replays(
             undone for decoupled in classes if (undone := _undone(wide, moments, decoupled)) is not None
         ]
         if trained:
-            gradient = gradient_of(model, params, task, task.train_mask)
+            gradient = gradient_of(model, params, task, task.train_mask, loss)
             found += [_advanced(wide, gradient, moments, decoupled) for decoupled in classes]
     elif first and optimiser is not None and trained:
-        updated = first_update(model, params, task, optimiser)
+        updated = first_update(model, params, task, optimiser, loss)
         found.append(Replayed(1, "the first update, replayed,", updated))
     return found
 
 
-def first_update(model: Model, params: Params, task: Task, optimiser: Optimiser) -> Params:
+def first_update(
+    model: Model, params: Params, task: Task, optimiser: Optimiser, loss: Loss = CROSS_ENTROPY
+) -> Params:
     """The weights after AdamW's first full-batch update, which no earlier moment enters.
 
     θ ← θ(1 − ηλ) − η g/(|g| + ε) in float64: with bias correction the first moments are g and g².
     """
-    gradient = gradient_of(model, params, task, task.train_mask)
+    gradient = gradient_of(model, params, task, task.train_mask, loss)
     rate, decay = optimiser.learning_rate, optimiser.decay
     return {
         name: value.to(torch.float64) * (1 - rate * decay)
@@ -158,15 +161,22 @@ def _adam(m: Tensor, v: Tensor, one: float, two: float, count: int, epsilon: flo
     return (m / (1 - one**count)) / ((v.clamp(min=0) / (1 - two**count)).sqrt() + epsilon)
 
 
-def reach_of_a_step(model: Model, params: Params, task: Task, mask: Tensor, optimiser: Optimiser) -> float:
+def reach_of_a_step(
+    model: Model,
+    params: Params,
+    task: Task,
+    mask: Tensor,
+    optimiser: Optimiser,
+    loss: Loss = CROSS_ENTROPY,
+) -> float:
     """η(‖∇L‖₁ + λ|θ·∇L|), the most that an AdamW update of coordinates ≤ η moves a loss, to first order."""
-    gradient = gradient_of(model, params, task, mask)
+    gradient = gradient_of(model, params, task, mask, loss)
     length = sum(float(g.abs().sum()) for g in gradient.values())
     along = sum(float((g * params[name].to(torch.float64)).sum()) for name, g in gradient.items())
     return optimiser.learning_rate * (length + optimiser.decay * abs(along))
 
 
-def gradient_of(model: Model, params: Params, task: Task, mask: Tensor) -> Params:
+def gradient_of(model: Model, params: Params, task: Task, mask: Tensor, loss: Loss = CROSS_ENTROPY) -> Params:
     """The gradient of the mean loss over the pairs in ``mask``, in float64."""
     leaves = {name: value.detach().to(torch.float64).requires_grad_() for name, value in params.items()}
     total = {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
@@ -174,8 +184,8 @@ def gradient_of(model: Model, params: Params, task: Task, mask: Tensor) -> Param
     with torch.enable_grad():
         for start in range(0, len(inputs), BLOCK_OF_PAIRS):
             chosen = slice(start, start + BLOCK_OF_PAIRS)
-            loss = cross_entropy(model.forward(leaves, inputs[chosen]), targets[chosen]).sum() / len(inputs)
-            found = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
+            mean = loss.of(model.forward(leaves, inputs[chosen]), targets[chosen]).sum() / len(inputs)
+            found = torch.autograd.grad(mean, list(leaves.values()), materialize_grads=True)
             for part, name in zip(found, total, strict=True):
                 total[name] += part
     return total

@@ -19,6 +19,7 @@ from typing import Any
 from torch import Tensor
 
 from grokscope.errors import Absent
+from grokscope.foreign.evidence.losses import CROSS_ENTROPY, Loss
 from grokscope.foreign.evidence.moments import Moments, moments_of
 from grokscope.foreign.evidence.one_step import CurveLike, Optimiser, first_update
 from grokscope.foreign.evidence.verdicts import VERDICTS, Comparison, Judge, Verdict, measured, sets_of_pairs
@@ -42,7 +43,7 @@ __all__ = [
 
 
 CHANCE_BAND = 0.05
-"""Relative distance from ln C within which a loss is what any network has that has learned nothing."""
+"""Relative distance from chance (ln C for cross-entropy) of a loss that any network has before it learns."""
 
 FLOAT32_ROUNDING = 1e-7
 
@@ -68,6 +69,7 @@ def prove(
     curves: Sequence[CurveLike] = (),
     states: Sequence[Moments | Absent | None] | None = None,
     dtype_losses: Mapping[str, Tensor] | None = None,
+    loss: Loss = CROSS_ENTROPY,
 ) -> list[Comparison]:
     """Every recorded number compared, in the order given, then one row for each save without any.
 
@@ -90,15 +92,20 @@ def prove(
         states: the optimiser's moments at each save.
         dtype_losses: (T,) of the losses evaluated in the dtype of training; where absent, losses at the
             floor are evaluated in float32 here.
+        loss: what ``ours`` and the record mean by a loss.
     """
     position = {int(step): index for index, step in enumerate(steps)}
     held = {name for name in ours if name.partition(".")[2] in sets_of_pairs(task)}
     usable = [
         one for one in recorded if one.quantity in held and one.step in position and math.isfinite(one.value)
     ]
-    judge = Judge(ours, position, model, saves, task, optimiser, curves, states or (), dtype_losses)
+    judge = Judge(ours, position, model, saves, task, optimiser, curves, states or (), dtype_losses, loss)
     first = [judge.at_once(one) for one in usable]
-    confirmed = {one.place for one, row in zip(usable, first, strict=True) if _confirms(one, row, task)}
+    confirmed = {
+        one.place
+        for one, row in zip(usable, first, strict=True)
+        if _confirms(one, row, loss.chance(task.n_classes))
+    }
     judge.choose_replays([(one, row) for one, row in zip(usable, first, strict=True)])
     rows = [judge.by_replay(one, row) for one, row in zip(usable, first, strict=True)]
     confirmed |= {
@@ -153,8 +160,7 @@ def _digits(one: Recorded) -> bool:
     return bool(one.value) and one.resolution <= 1e-3 * abs(one.value)
 
 
-def _confirms(one: Recorded, row: Comparison, task: Task) -> bool:
+def _confirms(one: Recorded, row: Comparison, chance: float) -> bool:
     """Whether a number speaks for the function: reproduced to three digits, and not what chance gives."""
-    chance = math.log(max(task.n_classes, 2))
     away = abs(one.value - chance) > CHANCE_BAND * chance
     return row.verdict == "reproduced" and one.quantity.startswith("loss.") and _digits(one) and away

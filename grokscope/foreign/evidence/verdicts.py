@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from grokscope.errors import Absent
+from grokscope.foreign.evidence.losses import CROSS_ENTROPY, Loss
 from grokscope.foreign.evidence.moments import Moments
 from grokscope.foreign.evidence.one_step import (
     BLOCK_OF_PAIRS,
@@ -29,7 +30,7 @@ from grokscope.foreign.evidence.one_step import (
     slope_on_curve,
 )
 from grokscope.foreign.gathering.facts import Recorded
-from grokscope.measures.classification import correct, cross_entropy, mean_over
+from grokscope.measures.classification import correct, mean_over
 from grokscope.models import Model, Params
 from grokscope.tasks import Task
 
@@ -122,7 +123,9 @@ class Judge:
         curves: Sequence[CurveLike],
         states: Sequence[Moments | Absent | None],
         dtype_losses: Mapping[str, Tensor] | None,
+        loss: Loss = CROSS_ENTROPY,
     ) -> None:
+        self.loss = loss
         self.ours, self.position, self.dtype_losses = ours, position, dtype_losses or {}
         self.model, self.saves, self.task, self.optimiser = model, saves, task, optimiser
         self.states = states
@@ -169,7 +172,9 @@ class Judge:
         for index in wanted:
             state = self.states[index] if index < len(self.states) else None
             is_first = index == self.position.get(0)
-            found = replays(self.model, self.saves[index], self.task, state, self.optimiser, is_first)
+            found = replays(
+                self.model, self.saves[index], self.task, state, self.optimiser, is_first, self.loss
+            )
             self._replayed[index] = [(one.shift, one.how, self._evaluate(one.params)) for one in found]
 
     def by_replay(self, one: Recorded, row: Comparison) -> Comparison:
@@ -301,7 +306,7 @@ class Judge:
         if (index, which) not in self._reach:
             mask = self._pairs(one.quantity)
             self._reach[index, which] = reach_of_a_step(
-                self.model, self.saves[index], self.task, mask, optimiser
+                self.model, self.saves[index], self.task, mask, optimiser, self.loss
             )
         return self._reach[index, which]
 
@@ -310,7 +315,7 @@ class Judge:
 
     def _evaluate(self, params: Params) -> dict[str, float]:
         logits = _logits(self.model, params, self.task)
-        losses, right = cross_entropy(logits, self.task.targets), correct(logits, self.task.targets)
+        losses, right = self.loss.of(logits, self.task.targets), correct(logits, self.task.targets)
         return {
             name: float(value[0]) for name, value in measured(self.task, losses[None], right[None]).items()
         }
@@ -320,7 +325,7 @@ class Judge:
         logits = _logits(
             self.model, {name: value.to(torch.float32) for name, value in params.items()}, self.task
         )
-        losses = torch.nn.functional.cross_entropy(logits, self.task.targets, reduction="none")
+        losses = self.loss.of_dtype(logits, self.task.targets)
         return {f"loss.{name}": float(losses[mask].mean()) for name, mask in self.sets.items()}
 
 

@@ -237,7 +237,8 @@ def _known_settings(section: Mapping[str, Any], family: Family, where: str) -> N
 
 
 _TASK_KEYS = ("operation", "p", "group", "order", "softmax")
-_SOFTMAX = ("the residues", "all logits")
+RESIDUES, EVERY_LOGIT = "the residues", "all logits"
+_SOFTMAX = (RESIDUES, EVERY_LOGIT)
 
 
 def softmax_options(task: Mapping[str, Any]) -> tuple[str, ...]:

@@ -9,10 +9,7 @@ Shape legend: v rows of an embedding, d its width, h neurons, c logits.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from itertools import permutations
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -20,41 +17,24 @@ from torch import Tensor
 
 from grokscope.errors import GrokscopeError
 from grokscope.foreign.function import recorded_settings as recorded
-from grokscope.foreign.function.card import softmax_options
-from grokscope.foreign.function.layout import Layout, Unrecognised, listing
-from grokscope.foreign.function.space import Assignment, Choice, Space, Tokens, Translate
-from grokscope.foreign.function.tokens import token_options
-from grokscope.foreign.function.transformers import stored
+from grokscope.foreign.function.card import EVERY_LOGIT, softmax_options
+from grokscope.foreign.function.layout import Layout, Unrecognised, listing, not_floating
+from grokscope.foreign.function.links import (
+    Chain,
+    biases_of,
+    chains_of,
+    declared_biases,
+    declared_chains,
+    sides_of,
+)
+from grokscope.foreign.function.space import Assignment, Choice, Space, Tokens, Translate, choice_of
+from grokscope.foreign.function.tokens import fitting, token_options
+from grokscope.foreign.function.translation import stored, turned
 from grokscope.foreign.gathering.facts import Facts
 from grokscope.models import MLP, MLPSettings, Model, Params
 
 MOST_MATRICES = 6
 _ACTIVATIONS = ("relu", "gelu", "quadratic", "silu", "tanh", "gelu_tanh")
-_EMBEDS = re.compile(r"(?:^|[._/])(?!un)(?:\w*_)?(?:emb\w*|tok\w*|wte|w_e|e)(?:$|[._/])", re.IGNORECASE)
-_HEADS = re.compile(
-    r"(?:^|[._])(?:un_?emb\w*|w_?u|lm_head|head|out\w*|classifier|readout|decoder|fc_?out|logits|w_out|final\w*)(?:$|[._])",
-    re.IGNORECASE,
-)
-
-
-@dataclass(frozen=True)
-class Chain:
-    """One way in which matrices make a net.
-
-    ``embeddings`` are no, one or two (name, transposed); ``maps`` the hidden layers and the head in order, each
-    (name, transposed): as stored they are (in, out), transposed (out, in).
-    """
-
-    embeddings: tuple[tuple[str, bool], ...]
-    maps: tuple[tuple[str, bool], ...]
-    combine: str
-    rows: int
-    logits: int
-
-    def __str__(self) -> str:
-        first = " and ".join(name for name, _ in self.embeddings) or "one-hot operands"
-        joined = "summed" if self.combine == "sum" else "side by side"
-        return f"{first}, {joined}, then {' → '.join(name for name, _ in self.maps)}"
 
 
 def chain_space(
@@ -68,19 +48,18 @@ def chain_space(
     free = {name: tensors[name] for name in layout.free}
     if layout.parts:
         free = {name: tensors[name] for part in layout.parts for name in part.names}
-    odd = next((name for name, value in free.items() if not value.dtype.is_floating_point), None)
-    if odd:
-        return Unrecognised(f"{odd} is {free[odd].dtype}, expected floating point")
+    if (odd := not_floating(free)) is not None:
+        return odd
     matrices = {name: value for name, value in free.items() if value.ndim == 2}
     vectors = {name: value for name, value in free.items() if value.ndim == 1}
-    declared = _declared_biases(layout)
+    declared = declared_biases(layout)
     if len(matrices) > MOST_MATRICES or len(matrices) < 2:
         return Unrecognised(f"{listing(free)}: no transformer, and a chain has 2 to {MOST_MATRICES} matrices")
-    chains = _declared(layout, matrices) if layout.parts else list(dict.fromkeys(_chains(matrices)))
+    chains = declared_chains(layout, matrices) if layout.parts else list(dict.fromkeys(chains_of(matrices)))
     placed = [
         (chain, biases)
         for chain in chains
-        if (biases := declared if declared is not None else _biases(chain, matrices, vectors)) is not None
+        if (biases := declared if declared is not None else biases_of(chain, matrices, vectors)) is not None
     ]
     if not placed:
         return Unrecognised(f"{listing(free)}: no chain of matrices from two operands to the answers")
@@ -89,13 +68,8 @@ def chain_space(
     given_p = task.get("p") or (p[0] if p else None)
     options: list[tuple[Chain, Tokens]] = []
     for chain in chains:
-        fitting = token_options(chain.rows, chain.logits, None, given_p, prompts=False)
-        if task.get("p"):
-            fitting = tuple(one for one in fitting if one.p == task["p"])
-        for name in ("residue_offset", "b_offset", "out_offset"):
-            if name in layout.fixed:
-                fitting = tuple(one for one in fitting if getattr(one, name) == layout.fixed[name])
-        options += [(chain, one) for one in fitting if _possible(chain, one)]
+        likely = token_options(chain.rows, chain.logits, None, given_p, prompts=False)
+        options += [(chain, one) for one in fitting(likely, layout.fixed, task) if _possible(chain, one)]
     if not options:
         return Unrecognised(f"{listing(free)}: no room for at least 2 residues")
     # the likeliest modulus of each chain before the unlikely ones of any
@@ -108,16 +82,11 @@ def chain_space(
     order.sort(key=lambda one: one[:3])
     word = recorded.recorded_word(facts, inside, recorded.ACTIVATION_NAMES, recorded.ACTIVATION_WORDS)
     fixed = layout.fixed
-    activations: tuple[Any, ...] = _ACTIVATIONS
-    if "activation" in fixed:
-        activations, word = (fixed["activation"],), None
-    elif word:
-        activations = (word[0], *[one for one in _ACTIVATIONS if one != word[0]])
     choices = (
         Choice("chain", tuple((chain, tokens) for *_, chain, tokens in order)),
-        Choice("activation", activations, word[1] if word else ""),
+        choice_of("activation", _ACTIVATIONS, fixed, word),
     )
-    if any(chain.logits > tokens.out_offset + tokens.p for *_, chain, tokens in order):
+    if any(chain.logits > tokens.p for *_, chain, tokens in order):
         choices = (*choices, Choice("softmax over", softmax_options(task)))
     first = chains[0]
     known = [
@@ -134,9 +103,8 @@ def chain_space(
     def build(assignment: Assignment) -> tuple[Model, Translate]:
         chosen = assignment
         chain, tokens = chosen["chain"]
-        everything = chosen.get("softmax over") == "all logits"
-        classes = chain.logits - tokens.out_offset if everything else tokens.p
-        return _build(chain, by_chain[chain], tokens, classes, chosen["activation"], free, fixed)
+        everything = chosen.get("softmax over") == EVERY_LOGIT
+        return _build(chain, by_chain[chain], tokens, everything, chosen["activation"], free, fixed)
 
     return Space(
         title=layout.title,
@@ -189,185 +157,21 @@ def _possible(chain: Chain, tokens: Tokens) -> bool:
     return not tokens.residue_offset and not tokens.b_offset and tokens.p == chain.rows
 
 
-def _chains(matrices: Mapping[str, Tensor]) -> Iterator[Chain]:
-    """Every chain that the shapes allow: embeddings as named, then one-hots, then embeddings by shape."""
-    names = list(matrices)
-    named = [name for name in names if _EMBEDS.search(name)]
-    if 1 <= len(named) <= 2 and len(named) < len(names):
-        yield from _with_embeddings(named, names, matrices)
-    pairs = [
-        [one, other]
-        for index, one in enumerate(names)
-        for other in names[index + 1 :]
-        if matrices[one].shape == matrices[other].shape and _differ_by_a_letter(one, other)
-    ]
-    for pair in pairs:
-        if len(names) > 2:
-            yield from _with_embeddings(pair, names, matrices)
-    yield from _one_hot(names, matrices)
-    for name in names:
-        if name not in named and len(names) > 2 and not _HEADS.search(name):
-            yield from _with_embeddings([name], names, matrices)
-
-
-def _with_embeddings(embeds: list[str], names: list[str], matrices: Mapping[str, Tensor]) -> Iterator[Chain]:
-    rest = [name for name in names if name not in embeds]
-    for flipped in (False, True):
-        rows, d = _sides(matrices[embeds[0]], flipped)
-        embedded = tuple((name, flipped) for name in embeds)
-        for combine, width in (("concatenation", 2 * d), ("sum", d)):
-            for maps, logits in _orders(rest, matrices, width):
-                if logits <= rows + 8 and len(maps) >= 2:
-                    yield Chain(embedded, maps, combine, rows, logits)
-
-
-def _one_hot(names: list[str], matrices: Mapping[str, Tensor]) -> Iterator[Chain]:
-    widths = dict.fromkeys(side for value in matrices.values() for side in value.shape)
-    for width in widths:
-        for combine, rows in (("sum", width), ("concatenation", width // 2)):
-            if combine == "concatenation" and width % 2:
-                continue
-            for maps, logits in _orders(names, matrices, width):
-                if logits == rows:
-                    yield Chain((), maps, combine, rows, logits)
-
-
-def _orders(
-    names: list[str], matrices: Mapping[str, Tensor], width: int
-) -> Iterator[tuple[tuple[tuple[str, bool], ...], int]]:
-    """Orders of all matrices that chain from ``width``, and the logits at their end: file order first."""
-
-    def unlikely(order: tuple[str, ...]) -> tuple[int, int]:
-        misplaced = sum(1 for name in order[:-1] if _HEADS.search(name))
-        inversions = sum(
-            1
-            for i, one in enumerate(order)
-            for other in order[i + 1 :]
-            if names.index(one) > names.index(other)
-        )
-        return misplaced, inversions
-
-    for order in sorted(permutations(names), key=unlikely):
-        yield from _oriented(order, matrices, width, ())
-
-
-def _oriented(
-    order: tuple[str, ...], matrices: Mapping[str, Tensor], width: int, before: tuple[tuple[str, bool], ...]
-) -> Iterator[tuple[tuple[tuple[str, bool], ...], int]]:
-    if not order:
-        yield before, width
-        return
-    name = order[0]
-    # nn.Linear stores (out, in), a bare matrix that multiplies from the right (in, out)
-    linear = name.endswith("weight")
-    for flipped in (linear, not linear):
-        inward, outward = _sides(matrices[name], flipped)
-        if inward == width:
-            yield from _oriented(order[1:], matrices, outward, (*before, (name, flipped)))
-
-
-def _declared(layout: Layout, matrices: Mapping[str, Tensor]) -> list[Chain]:
-    """The chains of a card that names its embeddings, its hidden layers in order and its head."""
-    by_role: dict[str, list[tuple[int, str, bool]]] = {}
-    for part in layout.parts:
-        if part.names[0] in matrices:
-            role, axes = part.roles[0], part.axes[0]
-            flipped = axes.replace(" ", "") in ("dv", "oi", "cd", "ci", "co")
-            by_role.setdefault(role, []).append((part.layer, part.names[0], flipped))
-    embeds = [by_role[role][0][1:] for role in ("embedding", "embedding_a", "embedding_b") if role in by_role]
-    maps = [one[1:] for one in sorted(by_role.get("hidden", []))] + [
-        one[1:] for one in by_role.get("head", [])
-    ]
-    if len(maps) < 2:
-        return []
-    found = []
-    for combine in ("concatenation", "sum"):
-        if layout.fixed.get("combine", combine) != combine:
-            continue
-        width = _sides(matrices[maps[0][0]], maps[0][1])[0]
-        if embeds:
-            rows, d = _sides(matrices[embeds[0][0]], embeds[0][1])
-        else:
-            rows, d = (width if combine == "sum" else width // 2), 0
-        fits = not embeds or width == (d if combine == "sum" else 2 * d)
-        logits = _sides(matrices[maps[-1][0]], maps[-1][1])[1]
-        if fits:
-            found.append(Chain(tuple(embeds), tuple(maps), combine, rows, logits))
-    return found
-
-
-def _declared_biases(layout: Layout) -> dict[str, str] | None:
-    """Name of a matrix → name of its bias as a card places them; ``None`` without a card."""
-    if not layout.parts:
-        return None
-    by_place = {(part.roles[0], part.layer): part.names[0] for part in layout.parts}
-    return {
-        by_place[role.removesuffix("_bias"), layer]: name
-        for (role, layer), name in by_place.items()
-        if role.endswith("_bias") and (role.removesuffix("_bias"), layer) in by_place
-    }
-
-
-def _biases(
-    chain: Chain, matrices: Mapping[str, Tensor], vectors: Mapping[str, Tensor]
-) -> dict[str, str] | None:
-    """Name of a matrix → name of its bias; ``None`` where a vector would be left over."""
-    found: dict[str, str] = {}
-    left = dict(vectors)
-    for name, flipped in chain.maps:
-        size = _sides(matrices[name], flipped)[1]
-        own = [one for one, value in left.items() if len(value) == size and _belongs(one, name)]
-        if own:
-            found[name] = own[0]
-            del left[own[0]]
-    for name, flipped in chain.maps:
-        size = _sides(matrices[name], flipped)[1]
-        fitting = [one for one, value in left.items() if len(value) == size]
-        if name not in found and fitting:
-            found[name] = fitting[0]
-            del left[fitting[0]]
-    return None if left else found
-
-
-def _belongs(bias: str, matrix: str) -> bool:
-    """Whether two names are those of one layer: equal but for weight and bias, W and b."""
-    strip = re.compile(r"(weight|kernel|bias|(?<![a-z])[wb](?![a-z]))", re.IGNORECASE)
-    return strip.sub("", bias) == strip.sub("", matrix)
-
-
-def _differ_by_a_letter(one: str, other: str) -> bool:
-    if len(one) != len(other):
-        return False
-    odd = [(x, y) for x, y in zip(one, other, strict=True) if x != y]
-    return len(odd) == 1 and odd[0] in (
-        ("x", "y"),
-        ("a", "b"),
-        ("1", "2"),
-        ("0", "1"),
-        ("l", "r"),
-        ("A", "B"),
-    )
-
-
-def _sides(matrix: Tensor, flipped: bool) -> tuple[int, int]:
-    """(in, out)."""
-    rows, columns = matrix.shape
-    return (columns, rows) if flipped else (rows, columns)
-
-
 def _build(
     chain: Chain,
     biases: Mapping[str, str],
     tokens: Tokens,
-    classes: int,
+    everything: bool,
     activation: Any,
     matrices: Mapping[str, Tensor],
     fixed: Mapping[str, Any],
 ) -> tuple[Model, Translate]:
-    hidden = tuple(_sides(matrices[name], flipped)[1] for name, flipped in chain.maps[:-1])
+    hidden = tuple(sides_of(matrices[name], flipped)[1] for name, flipped in chain.maps[:-1])
     head = chain.maps[-1][0]
+    # logits before those of the residues come after them where they count
+    classes, first = (chain.logits, tokens.out_offset) if everything else (tokens.p, 0)
     settings = MLPSettings(
-        d_embed=_sides(matrices[chain.embeddings[0][0]], chain.embeddings[0][1])[1]
+        d_embed=sides_of(matrices[chain.embeddings[0][0]], chain.embeddings[0][1])[1]
         if chain.embeddings
         else 1,
         hidden=hidden,
@@ -381,7 +185,7 @@ def _build(
         residue_offset=tokens.residue_offset,
         b_offset=tokens.b_offset,
         d_vocab_out=chain.logits if chain.logits != classes else 0,
-        out_offset=tokens.out_offset,
+        out_offset=tokens.out_offset - first,
         output_scale=float(fixed.get("output_scale", 1.0)),
     )
     swapped = tokens.prompt[0] == "b"
@@ -411,6 +215,6 @@ def _build(
             raise GrokscopeError(
                 f"translating a chain of matrices: {chain} does not fit its model, expected it to"
             )
-        return {name: params[name] for name in model.shapes}
+        return turned({name: params[name] for name in model.shapes}, first)
 
     return model, translate

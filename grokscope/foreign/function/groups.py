@@ -6,7 +6,6 @@ Shape legend: n elements of the group.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -16,9 +15,11 @@ import torch
 from torch import Tensor
 
 from grokscope.errors import GrokscopeError
-from grokscope.foreign.function.search import Budget, tokens_of
+from grokscope.foreign.function.effort import Effort, weights_in
+from grokscope.foreign.function.search import Budget
 from grokscope.foreign.function.space import Assignment, Space
 from grokscope.foreign.function.tokens import MOST_SPECIALS
+from grokscope.foreign.function.trials import tokens_of
 from grokscope.tasks import GroupFit, identify_group
 from grokscope.tasks.group_tables import groups_of_order
 
@@ -39,7 +40,6 @@ class FoundGroup:
     fit: GroupFit
     nats: float
     tried: int
-    seconds: float
 
 
 def find_group(
@@ -49,17 +49,19 @@ def find_group(
 
     Tables are cheap and identification is not, so only hypotheses are read whose residues fill the head.
     """
-    start, tried = time.monotonic(), 0
+    effort, tried = Effort(budget.work, seconds_allowed=budget.seconds), 0
+    weights = weights_in(tensors, space.names)
     best: FoundGroup | None = None
     fitting = _orders(space, task_facts.get("p"))
     if not fitting:
         return None
     for assignment in islice(space.assignments(), MOST_LOOKED_AT):
-        if tried >= min(MOST_TABLES, budget.hypotheses) or time.monotonic() - start > budget.seconds:
+        if tried >= min(MOST_TABLES, budget.hypotheses) or effort.over():
             break
         n = tokens_of(assignment).p
         if (_chain(assignment), n) not in fitting:
             continue
+        effort.charge(n * n, weights)
         try:
             model, translate = space.build(assignment)
             if model.n_classes != n:
@@ -78,7 +80,7 @@ def find_group(
             continue
         share = min(fit.agreement, 1 - 1e-12)
         nats = n * n * (share * math.log(share * n) + (1 - share) * math.log((1 - share) / (1 - 1 / n)))
-        found = FoundGroup(assignment, fit, nats, tried, time.monotonic() - start)
+        found = FoundGroup(assignment, fit, nats, tried)
         if best is None or nats > 1.02 * best.nats:
             best = found
         if best.fit.agreement > 0.95:

@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from grokscope.foreign.function.search import FAR_LOSS, NEAR, Searched, Trial, alike, tokens_of
+from grokscope.foreign.function.search import Searched
 from grokscope.foreign.function.space import Choice, Space
+from grokscope.foreign.function.trials import FAR_LOSS, NEAR, Trial, alike, tokens_of
 
 CLEAR_RATIO = 3.0
 """A hypothesis is nearer to the recorded losses where its typical error is this many times smaller."""

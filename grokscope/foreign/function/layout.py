@@ -405,6 +405,14 @@ def is_sinusoidal(value: Tensor) -> bool:
     return bool(torch.allclose(table, torch.stack([angle.sin(), angle.cos()], -1).flatten(1), atol=1e-4))
 
 
+def not_floating(tensors: Mapping[str, Tensor]) -> Unrecognised | None:
+    """Why tensors are no weights: one of them holds whole numbers, say."""
+    for name, value in tensors.items():
+        if not value.dtype.is_floating_point:
+            return Unrecognised(f"{name} is {value.dtype}, expected floating point")
+    return None
+
+
 def listing(tensors: Mapping[str, Tensor]) -> str:
     """The first few names and shapes, for a message."""
     shown = [f"{name} {tuple(value.shape)}" for name, value in list(tensors.items())[:6]]

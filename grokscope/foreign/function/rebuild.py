@@ -12,24 +12,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from grokscope.foreign.evidence.losses import CROSS_ENTROPY, Loss
 from grokscope.foreign.function import recorded_settings as written
 from grokscope.foreign.function.groups import FoundGroup, find_group
 from grokscope.foreign.function.hypotheses import Hypothesis, of_choices
-from grokscope.foreign.function.nearest import Answered, answered_by, nearest_to_record, with_trials
-from grokscope.foreign.function.search import (
-    SOME_NATS,
-    Budget,
-    Searched,
+from grokscope.foreign.function.nearest import nearest_to_record, of_loss, with_compared
+from grokscope.foreign.function.outcomes import Answered, answered_by
+from grokscope.foreign.function.search import SOME_NATS, Budget, Searched, search
+from grokscope.foreign.function.space import Assignment, Space, Translate
+from grokscope.foreign.function.trials import (
     answer_table,
     operation_task,
     orders,
-    search,
     swapped_space,
     tokens_of,
 )
-from grokscope.foreign.function.space import Assignment, Space, Translate
 from grokscope.foreign.gathering.containers import ForeignRun
-from grokscope.foreign.gathering.facts import recorded_numbers
 from grokscope.models import Model
 from grokscope.tasks import GroupSettings, ModularSettings, Task
 
@@ -53,6 +51,7 @@ class Function:
     nats: float
     answers: str
     answered: Answered | None = None
+    loss: Loss = CROSS_ENTROPY
 
 
 def choose_function(
@@ -65,7 +64,7 @@ def choose_function(
     if named != "group" and "group" not in task_facts:
         for index in _tried(len(source.snapshots)):
             # an earlier save is a second look, and gets a third of the budget
-            share = budget if searched is None else Budget(budget.hypotheses // 3, budget.seconds / 3)
+            share = budget if searched is None else budget.part(3)
             found = search(space, source.snapshots[index].tensors, operations, share)
             if found is None:
                 break
@@ -114,9 +113,8 @@ def _modular_function(
     source: ForeignRun, space: Space, searched: Searched, operations: Sequence[str]
 ) -> Function:
     """The function of the search's winner, chosen among its finalists by the recorded losses."""
-    numbers = recorded_numbers(source.facts, {one.step: one.scalars for one in source.snapshots})
-    nearest = nearest_to_record(source, space, searched, numbers)
-    winner, searched = nearest.trial, with_trials(searched, nearest.trials)
+    nearest = nearest_to_record(source, space, searched, source.numbers)
+    winner, searched = nearest.trial, with_compared(searched, nearest)
     operation, swapped = str(winner.operation), winner.swapped
     word = written.recorded_word(
         source.facts, dict(source.snapshots[-1].scalars), written.OPERATION_NAMES, written.OPERATION_WORDS
@@ -139,13 +137,14 @@ def _modular_function(
         task_settings=ModularSettings(op=operation, p=p, train_fraction=0.5, extra_classes=extra),
         operation=operation,
         p=p,
-        hypotheses=(*about, *of_choices(space, searched, winner, nearest.errors)),
+        hypotheses=(*about, *of_choices(space, searched, winner, nearest.errors), *of_loss(nearest)),
         searched=searched,
         space=space,
         assignment=assignment,
         nats=winner.nats,
         answers=answers,
         answered=nearest.answered if operation == winner.operation else None,
+        loss=nearest.loss,
     )
 
 
@@ -206,9 +205,8 @@ def _group_function(
     searched = search(space, tensors, (settings,), budget, group.assignment)
     if searched is None:
         return None
-    numbers = recorded_numbers(source.facts, {one.step: one.scalars for one in source.snapshots})
-    nearest = nearest_to_record(source, space, searched, numbers)
-    winner, searched = nearest.trial, with_trials(searched, nearest.trials)
+    nearest = nearest_to_record(source, space, searched, source.numbers)
+    winner, searched = nearest.trial, with_compared(searched, nearest)
     model, translate = space.build(winner.assignment)
     about = Hypothesis(
         "operation",
@@ -223,11 +221,12 @@ def _group_function(
         task_settings=settings,
         operation=settings.group,
         p=model.n_classes,
-        hypotheses=(about, *of_choices(space, searched, winner, nearest.errors)),
+        hypotheses=(about, *of_choices(space, searched, winner, nearest.errors), *of_loss(nearest)),
         searched=searched,
         space=space,
         assignment=winner.assignment,
         nats=winner.nats,
         answers=f"{winner.accuracy:.1%} of its answers are products in {settings.group}",
         answered=nearest.answered,
+        loss=nearest.loss,
     )

@@ -1,36 +1,34 @@
 """What the tensors do not say, found by trying: every hypothesis that they allow, scored by what it answers.
 
-A hypothesis is a function (activation, heads, prompt, …) with an operation and a modulus. It is scored by how
-often and how firmly it gives the operation's answer over a sample of the input grid: under the function that
-was trained, the pairs that were trained on are answered with a small loss, under another with a doubtful one.
+A hypothesis is a function (activation, heads, prompt, …) with an operation and a modulus; ``trials`` scores it.
 The search walks outwards from the likeliest hypothesis and climbs from the best that it has met, one choice at
 a time. Distance from the recorded losses comes afterwards. What scores alike stays ambiguous and is reported
 so.
-
-Shape legend: N operand pairs, C classes.
 """
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
-import torch
 from torch import Tensor
 
-from grokscope.errors import GrokscopeError
-from grokscope.foreign.function.space import Assignment, Space, Tokens, Translate
-from grokscope.measures.classification import correct, cross_entropy
-from grokscope.measures.cyclic import is_prime
-from grokscope.models import Model, as_float64
-from grokscope.tasks import OPERATIONS, GroupSettings, ModularSettings, Task, group_task, modular_task
+from grokscope.foreign.function.effort import LAST_RESORT, Effort, weights_in
+from grokscope.foreign.function.space import Assignment, Space
+from grokscope.foreign.function.trials import (
+    SAMPLE,
+    Operation,
+    Trial,
+    alike,
+    by_firmness,
+    core,
+    ranked,
+    tokens_of,
+    tried,
+)
 
-SAMPLE = 1024
 ENOUGH_ACCURACY = 0.9
 SOME_NATS = 30.0
 """Evidence from which on a hypothesis is more than luck: e^−30 times thousands of hypotheses is nothing."""
@@ -49,85 +47,34 @@ BEAM = 4
 """Hypotheses whose neighbours are tried before a climb ends."""
 
 CLEAR_STEP = 1.5
-FIRM = 1e-3
-"""Loss at which a right answer counts in full; one of 1 counts nothing."""
 FINALISTS = 8
-NEAR = 0.95
-FAR_LOSS = 5.0
-_SAME = 1e-5
-_UNBOUNDED = ("quadratic",)
-"""Activations that grow faster than their input: a net run with them has huge logits and no loss at all."""
-
-
-Operation = str | GroupSettings
-"""An operation modulo p by its name, or the product of a group."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How much a search may try: a number of hypotheses and seconds."""
+    """How much a search may try: a number of hypotheses, and ``work`` as ``effort`` counts it.
 
-    hypotheses: int = 1200
-    seconds: float = 20.0
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One hypothesis tried: its share of right answers and its loss over the sample of pairs.
-
-    ``firm`` is the share of right answers with each weighted by −log₁₀ of its loss, from 0 at a loss of 1 to 1
-    at one of ``FIRM`` and below; ``chance`` the share of the commonest answer, which a constant would give;
-    ``departure`` how far the assignment is from the likeliest.
+    ``seconds`` is the last resort: a search that it ends says so.
     """
 
-    assignment: Assignment
-    operation: Operation
-    swapped: bool
-    accuracy: float
-    loss: float
-    pairs: int
-    firm: float = 0.0
-    chance: float = 0.0
-    departure: int = 0
+    hypotheses: int = 1200
+    work: float = 4e11
+    seconds: float = LAST_RESORT
 
-    @property
-    def p(self) -> int:
-        return tokens_of(self.assignment).p
-
-    @property
-    def named(self) -> str:
-        """The operation by its name."""
-        return self.operation if isinstance(self.operation, str) else self.operation.group
-
-    @cached_property
-    def nats(self) -> float:
-        """Evidence against guessing: pairs times the divergence of the accuracy from that of chance.
-
-        It makes hypotheses of different moduli comparable: a few pairs answered by luck weigh little.
-        """
-        return self._against_chance(self.accuracy)
-
-    @cached_property
-    def firm_nats(self) -> float:
-        """As ``nats``, of the firm answers: guesses that come out right weigh little in it."""
-        return self._against_chance(self.firm)
-
-    def _against_chance(self, share: float) -> float:
-        chance = self.chance or 1 / self.p
-        if share <= chance:
-            return 0.0
-        wrong = (1 - share) * math.log((1 - share) / (1 - chance)) if share < 1 else 0.0
-        return self.pairs * (share * math.log(share / chance) + wrong)
+    def part(self, of: int) -> Budget:
+        """One in ``of`` of it."""
+        return Budget(self.hypotheses // of, self.work / of, self.seconds / of)
 
 
 @dataclass(frozen=True)
 class Searched:
-    """What a search tried, best first, and what it spent."""
+    """What a search tried, best first, and what it spent; ``stopped`` says what ended it too early, if anything."""
 
     trials: tuple[Trial, ...]
     size: int
     seconds: float
     budget: Budget
+    stopped: str = ""
 
     @property
     def best(self) -> Trial:
@@ -142,18 +89,9 @@ class Searched:
         return found[:FINALISTS]
 
 
-def tokens_of(assignment: Assignment) -> Tokens:
-    """The prompt and modulus of an assignment."""
-    return assignment["tokens"] if "tokens" in assignment else assignment["chain"][1]
-
-
-def alike(one: Trial, other: Trial) -> bool:
-    """Whether two hypotheses answer and score alike, as the same function does."""
-    return (
-        one.accuracy == other.accuracy
-        and one.operation == other.operation
-        and abs(one.loss - other.loss) <= _SAME * (abs(one.loss) + 1e-12)
-    )
+def enough_nats(p: int) -> float:
+    """Evidence from which on a function of residues modulo ``p`` is beyond doubt."""
+    return min(ENOUGH_NATS, ENOUGH_SHARE * min(p * p, SAMPLE) * math.log(p))
 
 
 def search(
@@ -169,12 +107,13 @@ def search(
     makes a difference. ``first`` is an assignment to begin with.
     """
     budget = budget or Budget()
-    start = time.monotonic()
+    effort = Effort(budget.work, seconds_allowed=budget.seconds)
+    weights = weights_in(tensors, space.names)
     trials: list[Trial] = []
     seen: set[str] = set()
 
     def spent() -> bool:
-        return len(trials) >= budget.hypotheses or time.monotonic() - start > budget.seconds
+        return len(trials) >= budget.hypotheses or effort.over()
 
     def attempt(assignment: Assignment) -> Trial | None:
         key = repr(sorted((name, str(value)) for name, value in assignment.items()))
@@ -182,6 +121,7 @@ def search(
             return None
         seen.add(key)
         trial = tried(space, tensors, assignment, operations)
+        effort.charge(trial.pairs if trial else 0, weights)
         if trial is not None:
             trials.append(trial)
         return trial
@@ -208,11 +148,11 @@ def search(
                     break
 
     def score(trial: Trial) -> float:
-        return trial.firm_nats if _by_firmness(trials) else trial.nats
+        return trial.firm_nats if by_firmness(trials) else trial.nats
 
     def enough() -> bool:
         best = max(trials, key=lambda trial: trial.nats)
-        return best.nats >= min(ENOUGH_NATS, ENOUGH_SHARE * best.pairs * math.log(best.p))
+        return best.nats >= enough_nats(best.p)
 
     def scan() -> None:
         """Try the prompts under the likeliest function of each kind of positions, while nothing is found."""
@@ -247,48 +187,9 @@ def search(
             climbed = ranked(trials)[0]
         if enough() or not met:
             break
-    return Searched(tuple(ranked(trials)), space.size, time.monotonic() - start, budget) if trials else None
-
-
-def ranked(trials: Sequence[Trial]) -> list[Trial]:
-    """Hypotheses from the best: of those with nearly the most evidence, the likeliest.
-
-    Evidence is that of the firm answers where there are some. A loss several times that of another in the
-    group puts a hypothesis behind; a smaller one says little, for nets have been seen to reach a lower loss
-    under an activation that they were not trained with.
-    """
-    firmly = _by_firmness(trials)
-    nats = {id(trial): trial.firm_nats if firmly else trial.nats for trial in trials}
-    most = max(nats.values())
-    near = [trial for trial in trials if nats[id(trial)] >= NEAR * most]
-    tame = [trial for trial in near if is_tame(trial)] or near
-    floor = min(trial.loss for trial in tame)
-    plausible = [trial for trial in tame if trial.loss <= FAR_LOSS * floor]
-    plausible.sort(key=lambda trial: trial.departure)
-    chosen = {id(trial) for trial in plausible}
-    behind = sorted((trial for trial in near if id(trial) not in chosen), key=lambda trial: trial.loss)
-    rest = sorted(
-        (trial for trial in trials if nats[id(trial)] < NEAR * most), key=lambda trial: -nats[id(trial)]
-    )
-    return plausible + behind + rest
-
-
-def _by_firmness(trials: Sequence[Trial]) -> bool:
-    """Whether losses tell anything: under another loss than cross-entropy a net answers rightly, never firmly."""
-    best = max(trials, key=lambda trial: trial.nats)
-    return max(trial.firm for trial in trials if trial.nats >= 0.5 * best.nats) >= 0.3 * best.accuracy
-
-
-def is_tame(trial: Trial) -> bool:
-    """Whether nothing in a hypothesis inflates the logits, which would make its loss small by itself."""
-    given = trial.assignment
-    return given.get("activation") not in _UNBOUNDED and given.get("embedding_scale", 1.0) <= 1.0
-
-
-def core(space: Space, assignment: Assignment) -> str:
-    """An assignment without the choices that hardly change an answer, as a key."""
-    late = {choice.about for choice in space.choices if choice.late} | {"softmax over"}
-    return repr(sorted((about, str(value)) for about, value in assignment.items() if about not in late))
+    if not trials:
+        return None
+    return Searched(tuple(ranked(trials)), space.size, effort.seconds, budget, effort.why)
 
 
 def _near(
@@ -309,131 +210,3 @@ def _near(
     if not every:
         others.sort(key=lambda one: tokens_of(one).p != mine.p)
     yield from others[: MOST_PROMPTS * prompts]
-
-
-def tried(
-    space: Space, tensors: Mapping[str, Tensor], assignment: Assignment, operations: Sequence[Operation]
-) -> Trial | None:
-    """One hypothesis on one save, under the operation that it answers best; ``None`` where it is none."""
-    try:
-        model, translate = space.build(assignment)
-        params = translate(tensors)
-        p = tokens_of(assignment).p
-        for operation in operations:
-            if isinstance(operation, GroupSettings) and model.n_classes != len(answer_table(operation, p)):
-                return None
-        pairs = sample_of_pairs(p)
-        with torch.no_grad():
-            logits = model.forward(params, pairs)
-    except GrokscopeError:
-        return None
-    trial = _judged(assignment, logits, pairs, p, operations)
-    return None if trial is None else replace(trial, departure=space.departure(assignment))
-
-
-def _judged(
-    assignment: Assignment, logits: Tensor, pairs: Tensor, p: int, operations: Sequence[Operation]
-) -> Trial | None:
-    if not bool(logits.isfinite().all()):
-        return None
-    answers, best = logits.argmax(dim=-1), None
-    for operation, swapped in orders(p, operations):
-        targets = (
-            answer_table(operation, p)[pairs[:, 1], pairs[:, 0]]
-            if swapped
-            else answer_table(operation, p)[pairs[:, 0], pairs[:, 1]]
-        )
-        defined = targets >= 0
-        accuracy = float((answers == targets)[defined].to(torch.float64).mean())
-        # 0 is the product of many pairs where the modulus is composite
-        chance = float(targets[defined].bincount().max()) / int(defined.sum())
-        if best is None or accuracy - chance > best[0] - best[1]:
-            best = accuracy, chance, operation, swapped, targets, defined
-    assert best is not None
-    accuracy, chance, operation, swapped, targets, defined = best
-    losses = cross_entropy(logits[defined], targets[defined])
-    # a loss below 1 is not yet a right answer: two classes may share it
-    weight = (losses.clamp(min=FIRM).log10() / math.log10(FIRM)).clamp(min=0.0) * (answers == targets)[
-        defined
-    ]
-    firm = float(weight.to(torch.float64).mean())
-    return Trial(
-        assignment, operation, swapped, accuracy, float(losses.mean()), int(defined.sum()), firm, chance
-    )
-
-
-def orders(p: int, operations: Sequence[Operation] = ()) -> Iterator[tuple[Operation, bool]]:
-    """Operations modulo p, and whether the operands are exchanged, each where it makes a difference."""
-    for operation in operations or OPERATIONS:
-        if operation == "div" and not is_prime(p):
-            continue
-        yield operation, False
-        if operation in ("sub", "div"):
-            yield operation, True
-
-
-@lru_cache(maxsize=64)
-def answer_table(operation: Operation, p: int) -> Tensor:
-    """(p, p) int64 answers, −1 where the operation is not defined."""
-    task = operation_task(operation, p)
-    table = torch.full((p, p), -1)
-    table[task.inputs[:, 0], task.inputs[:, 1]] = task.targets
-    return table
-
-
-@lru_cache(maxsize=8)
-def sample_of_pairs(p: int) -> Tensor:
-    """(N, 2) int64: every pair, or a fixed sample of ``SAMPLE``."""
-    pairs = torch.cartesian_prod(torch.arange(p), torch.arange(p))
-    if len(pairs) <= SAMPLE:
-        return pairs
-    return pairs[torch.randperm(len(pairs), generator=torch.Generator().manual_seed(0))[:SAMPLE]]
-
-
-def operation_task(operation: Operation, p: int, extra_classes: int = 0) -> Task:
-    """The task of ``operation`` with a placeholder split.
-
-    Raises:
-        GrokscopeError: a group of another order than p, or with more classes than elements.
-    """
-    if isinstance(operation, GroupSettings):
-        task = group_task(replace(operation, train_fraction=0.5), 0)
-        if task.n_classes != p + extra_classes:
-            raise GrokscopeError(
-                f"learning {operation.group}: {p + extra_classes} classes were given, expected {task.n_classes}"
-            )
-        return task
-    return modular_task(
-        ModularSettings(op=operation, p=p, train_fraction=0.5, extra_classes=extra_classes), 0
-    )
-
-
-def outcomes(
-    model: Model, translate: Translate, tensors: Mapping[str, Tensor], task: Task
-) -> tuple[Tensor, Tensor]:
-    """(N,) float64 cross-entropy and (N,) bool correctness of every pair of the task, in float64."""
-    params = as_float64(translate(tensors))
-    with torch.no_grad():
-        logits = grid_logits(model, params, task)
-    return cross_entropy(logits, task.targets), correct(logits, task.targets)
-
-
-def grid_logits(model: Model, params: Mapping[str, Tensor], task: Task) -> Tensor:
-    """(N, C) logits of every pair, by the model's grid where the task is one."""
-    if task.is_grid:
-        grid = model.forward_grid(dict(params))
-        if isinstance(grid, Tensor):
-            return grid.flatten(0, 1)
-    return model.forward(dict(params), task.inputs)
-
-
-def swapped_space(assignment: Assignment) -> dict[str, Any]:
-    """The assignment with its operands exchanged in the prompt."""
-    exchange = {"a": "b", "b": "a"}
-    if "tokens" in assignment:
-        tokens = assignment["tokens"]
-        prompt = tuple(exchange.get(item, item) for item in tokens.prompt)
-        return {**assignment, "tokens": replace(tokens, prompt=prompt)}
-    chain, tokens = assignment["chain"]
-    prompt = tuple(exchange.get(item, item) for item in tokens.prompt)
-    return {**assignment, "chain": (chain, replace(tokens, prompt=prompt))}

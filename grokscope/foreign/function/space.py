@@ -62,6 +62,26 @@ class Choice:
     late: bool = False
 
 
+def choice_of(
+    about: str,
+    options: tuple[Any, ...],
+    fixed: Mapping[str, Any],
+    note: tuple[Any, str] | None = None,
+    *,
+    hint: Any = None,
+    late: bool = False,
+) -> Choice:
+    """A choice whose first option is fixed by a card, noted beside the weights, or hinted at, in this order.
+
+    ``note`` is a value and where it is written down.
+    """
+    if about in fixed:
+        return Choice(about, (fixed[about],), "the card")
+    first = note[0] if note is not None else options[0] if hint is None else hint
+    rest = tuple(one for one in options if one != first)
+    return Choice(about, (first, *rest), note[1] if note is not None else "", late)
+
+
 @dataclass(frozen=True)
 class Space:
     """Functions that a set of tensors may be.

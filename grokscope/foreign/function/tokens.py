@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from grokscope.foreign.function.space import Tokens
 from grokscope.measures.cyclic import is_prime
@@ -27,6 +28,16 @@ def token_options(
                     ranked.append((score, len(ranked), Tokens(p, prompt, offset, second, out)))
     ranked.sort(key=lambda one: one[:2])
     return tuple(one for _, _, one in ranked)
+
+
+def fitting(
+    options: tuple[Tokens, ...], fixed: Mapping[str, Any], task: Mapping[str, Any]
+) -> tuple[Tokens, ...]:
+    """Those of the modulus and the places in the tables that a card says."""
+    told = {name: fixed[name] for name in ("residue_offset", "b_offset", "out_offset") if name in fixed}
+    if task.get("p"):
+        told["p"] = task["p"]
+    return tuple(one for one in options if all(getattr(one, name) == value for name, value in told.items()))
 
 
 def _unlikely(p: int, v: int, c: int, recorded_p: int | None) -> float:

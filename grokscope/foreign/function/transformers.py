@@ -8,39 +8,28 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
-from grokscope.errors import GrokscopeError
 from grokscope.foreign.function import recorded_settings as recorded
 from grokscope.foreign.function.card import TARGETS, softmax_options
 from grokscope.foreign.function.hypotheses import told
-from grokscope.foreign.function.layout import COMMON_NAMES, SINUSOIDS, Layout, Unrecognised
-from grokscope.foreign.function.sizes import Contradiction, Solution, parse_axes, solve
-from grokscope.foreign.function.space import Assignment, Choice, Space, Tokens, Translate
-from grokscope.foreign.function.tokens import token_options
+from grokscope.foreign.function.layout import COMMON_NAMES, SINUSOIDS, Layout, Unrecognised, not_floating
+from grokscope.foreign.function.sizes import Contradiction, Solution, solve
+from grokscope.foreign.function.space import Assignment, Choice, Space, Tokens, Translate, choice_of
+from grokscope.foreign.function.tokens import fitting, token_options
+from grokscope.foreign.function.transformer_models import PACKINGS, build_model, declare_card
 from grokscope.foreign.gathering.facts import Facts
-from grokscope.models import (
-    Composed,
-    ComposedSettings,
-    Model,
-    Params,
-    Transformer,
-    TransformerSettings,
-)
+from grokscope.models import Model
 
 _HEADS = (4, 8, 2, 1, 16, 3, 6, 12, 5, 10)
 _PLAIN_ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu")
 _EPSILONS = (1e-5, 1e-6, 1e-12)
 _RMS_EPSILONS = (1e-6, 1e-5, 2.0**-23, 1e-8)
 """Among them the rounding of float32, which torch's own RMSNorm takes."""
-
-_PACKINGS = ("(3 H k)", "(H 3 k)", "(H k 3)")
-"""Axes of queries, keys and values in one matrix: one after another, head by head, number by number."""
 
 _ONE_PACKING = re.compile(r"in_proj|c_attn")
 """Names that only come with the first."""
@@ -56,10 +45,9 @@ def transformer_space(
     task: Mapping[str, Any],
 ) -> Space | Unrecognised:
     """Every transformer that ``layout`` may be; ``task`` is what a card says of it (``p``, ``operation``)."""
-    for part in layout.parts:
-        for name in part.names:
-            if not tensors[name].dtype.is_floating_point:
-                return Unrecognised(f"{name} is {tensors[name].dtype}, expected floating point")
+    odd = not_floating({name: tensors[name] for part in layout.parts for name in part.names})
+    if odd is not None:
+        return odd
     try:
         found = solve(layout.parts, tensors)
     except Contradiction as error:
@@ -72,7 +60,7 @@ def transformer_space(
         return choices
 
     def build(assignment: Assignment) -> tuple[Model, Translate]:
-        return _build(layout, found, assignment)
+        return build_model(layout, found, assignment)
 
     settled = {one.about: one.options[0] for one in choices if len(one.options) == 1}
     names = tuple(name for name in tensors if any(name in part.names for part in layout.parts))
@@ -85,7 +73,7 @@ def transformer_space(
         choices=tuple(choices),
         build=build,
         names=names,
-        declare=lambda assignment: _declare(layout, found, assignment),
+        declare=lambda assignment: declare_card(layout, found, assignment),
     )
 
 
@@ -113,13 +101,7 @@ def _choices(
     def choose(
         about: str, options: tuple[Any, ...], note: tuple[Any, str] | None = None, late: bool = False
     ) -> None:
-        """A choice whose first option is fixed by the card, recorded, or hinted at, in this order."""
-        if about in fixed:
-            choices.append(Choice(about, (fixed[about],), "the card"))
-            return
-        first = note[0] if note is not None else hints.get(about, options[0])
-        rest = tuple(one for one in options if one != first)
-        choices.append(Choice(about, (first, *rest), note[1] if note is not None else "", late))
+        choices.append(choice_of(about, options, fixed, note, hint=hints.get(about), late=late))
 
     heads = _heads(found, facts, inside, fixed)
     if isinstance(heads, Unrecognised):
@@ -129,7 +111,7 @@ def _choices(
         choices.append(Choice("square matrices", ("as their names suggest", "transposed")))
     packed = [part.names[0] for part in layout.parts if part.roles == ("query", "key", "value")]
     if packed and layout.dialect == COMMON_NAMES and not any(map(_ONE_PACKING.search, packed)):
-        choices.append(Choice("packing", _PACKINGS))
+        choices.append(Choice("packing", PACKINGS))
     gated, has_norm = layout.has("mlp_gate"), layout.has("norm1_gain")
     if layout.has("mlp_in"):
         word = recorded.recorded_word(facts, inside, recorded.ACTIVATION_NAMES, recorded.ACTIVATION_WORDS)
@@ -178,7 +160,7 @@ def _choices(
         choices.append(Choice("read", (fixed["read"],), "the card"))
     else:
         choices.append(Choice("read", ("last", "mean", "first", "position:1")))
-    if any(c > one.out_offset + one.p for one in tokens):
+    if any(c > one.p for one in tokens):
         choices.append(Choice("softmax over", softmax_options(task)))
     return choices
 
@@ -186,12 +168,7 @@ def _choices(
 def _tokens(
     fixed: Mapping[str, Any], task: Mapping[str, Any], v: int, c: int, n: int | None, p: int | None
 ) -> tuple[Tokens, ...]:
-    options = token_options(v, c, n, p)
-    if task.get("p"):
-        options = tuple(one for one in options if one.p == task["p"])
-    for name in ("residue_offset", "b_offset", "out_offset"):
-        if name in fixed:
-            options = tuple(one for one in options if getattr(one, name) == fixed[name])
+    options = fitting(token_options(v, c, n, p), fixed, task)
     if "prompt" in fixed:
         wanted = tuple(fixed["prompt"])
         seen: dict[Tokens, None] = {}
@@ -302,209 +279,3 @@ def _known(layout: Layout, found: Solution) -> list[str]:
         listed = ", ".join([names[0] for names in found.doubtful][:4])
         known.append(f"square, so that the shape does not tell input from output: {listed}")
     return known
-
-
-def _build(layout: Layout, found: Solution, chosen: Assignment) -> tuple[Model, Translate]:
-    sizes, tokens = dict(found.sizes), chosen["tokens"]
-    heads, kv_heads, width = chosen["heads"]
-    sizes |= {"H": heads, "G": kv_heads, "k": width}
-    positions, _, pairs = str(chosen["positions"]).partition(" ")
-    known = {one.name for one in fields(ComposedSettings)}
-    simple = {name: value for name, value in chosen.items() if name in known}
-    tied = not layout.has("head")
-    has_norm = layout.has("norm1_gain")
-    settings = ComposedSettings(
-        **{
-            **{name: value for name, value in layout.fixed.items() if name in known},
-            **simple,
-            "d_model": sizes["d"],
-            "n_layers": max(len(layout.layers), 1),
-            "n_heads": heads,
-            "n_kv_heads": 0 if kv_heads == heads else kv_heads,
-            "d_head": 0 if heads * width == sizes["d"] else width,
-            "d_mlp": sizes.get("m", 0),
-            "gated_mlp": layout.has("mlp_gate"),
-            "norm": simple.get("norm", "layer") if has_norm else layout.fixed.get("norm", "none"),
-            "norm_gain": has_norm,
-            "norm_bias": layout.has("norm1_bias"),
-            "final_norm": layout.has("final_norm_gain"),
-            "embed_norm": layout.has("embedding_norm_gain"),
-            "positions": positions,
-            "n_positions": _unless(sizes.get("n", 0), len(tokens.prompt)) if positions == "learned" else 0,
-            "rotary_pairs": pairs or "halves",
-            "query_key_value_bias": layout.has("query_bias"),
-            "attention_bias": layout.has("output_bias"),
-            "mlp_bias": layout.has("mlp_in_bias"),
-            "head_bias": layout.has("head_bias"),
-            "tied": tied,
-            "prompt": tokens.prompt,
-            "d_vocab": sizes["v"],
-            "residue_offset": tokens.residue_offset,
-            "b_offset": tokens.b_offset,
-            "d_vocab_out": 0 if tied else _unless(sizes["c"], tokens.p),
-            "out_offset": tokens.out_offset,
-        }
-    )
-    classes = tokens.p
-    if chosen.get("softmax over") == "all logits":
-        classes = (sizes["v"] if tied else sizes["c"]) - tokens.out_offset
-        settings = replace(settings, d_vocab_out=0 if tied else _unless(sizes["c"], classes))
-    plain = _as_plain(settings, tokens.p)
-    model: Model
-    if plain is not None:
-        model = Transformer(plain, tokens.p, classes)
-    else:
-        model = Composed(settings, tokens.p, classes)
-    shapes = model.shapes
-    axes = _axes(found, chosen)
-
-    def translate(tensors: Mapping[str, Tensor]) -> Params:
-        return translated(layout, axes, sizes, tensors, shapes)
-
-    return model, translate
-
-
-def _axes(found: Solution, chosen: Assignment) -> dict[tuple[str, ...], str]:
-    """The order of the axes of every part under one assignment."""
-    axes = found.transposed() if chosen.get("square matrices") == "transposed" else found.axes
-    packing = chosen.get("packing", _PACKINGS[0])
-    return {names: order.replace(_PACKINGS[0], packing) for names, order in axes.items()}
-
-
-def _declare(layout: Layout, found: Solution, chosen: Assignment) -> dict[str, Any]:
-    """The card of one assignment: every setting fixed, every tensor under its role."""
-    heads, kv_heads, width = chosen["heads"]
-    positions, _, pairs = str(chosen["positions"]).partition(" ")
-    tokens: Tokens = chosen["tokens"]
-    known = {one.name for one in fields(ComposedSettings)}
-    function: dict[str, Any] = {"family": "transformer", **layout.fixed}
-    function |= {name: value for name, value in chosen.items() if name in known}
-    function |= {"n_heads": heads, "n_kv_heads": 0 if kv_heads == heads else kv_heads, "d_head": width}
-    function |= {"positions": positions, "prompt": list(tokens.prompt), "out_offset": tokens.out_offset}
-    function |= {"residue_offset": tokens.residue_offset, "b_offset": tokens.b_offset}
-    if pairs:
-        function["rotary_pairs"] = pairs
-    axes = _axes(found, chosen)
-    tensors: dict[str, str] = {}
-    for part in layout.parts:
-        roles, order = " ".join(part.roles), axes[part.names]
-        layered = any("{layer}" in TARGETS[role][0] for role in part.roles)
-        place = f"{roles}.{layout.layers[part.layer]}" if layered and len(layout.layers) > 1 else roles
-        for index, name in enumerate(part.names):
-            if len(part.names) > 1:
-                # one tensor a head: the pattern of its name says which
-                name = re.sub(rf"(?<=[._]){index}(?=[._])(?!.*(?<=[._]){index}[._])", "{head}", name)
-                tensors[name] = f"{place}: {' '.join(order.split()[1:])}"
-            else:
-                tensors[name] = f"{place}: {order}"
-    return {"function": function, "tensors": tensors}
-
-
-def translated(
-    layout: Layout,
-    orders: Mapping[tuple[str, ...], str],
-    sizes: Mapping[str, int],
-    tensors: Mapping[str, Tensor],
-    shapes: Mapping[str, tuple[int, ...]],
-) -> Params:
-    """Our parameters from one save's tensors; linear in them, zeros where a bias was left out."""
-    params: Params = {}
-    for part in layout.parts:
-        axes = orders[part.names]
-        value = tensors[part.names[0]]
-        if len(part.names) > 1 or value.ndim < len(parse_axes(axes)):
-            value = torch.stack([tensors[name] for name in part.names])
-        for role, piece, order in _unpacked(part.roles, value, axes, sizes):
-            target, wanted = TARGETS[role]
-            letters = {one for axis in parse_axes(order) for one in axis if not one.isdigit()}
-            known = {letter: sizes[letter] for letter in letters if letter in sizes}
-            ours = rearrange(piece, f"{order} -> {wanted}", **known)
-            params[target.format(layer=part.layer)] = stored(ours)
-    some = next(iter(params.values()))
-    missing = [name for name in shapes if name not in params]
-    params |= {
-        name: torch.zeros(shapes[name], dtype=some.dtype)
-        for name in missing
-        if ".b_" in name or name.endswith(".b")
-    }
-    wrong = [
-        name for name, shape in shapes.items() if name not in params or tuple(params[name].shape) != shape
-    ]
-    if wrong or len(params) != len(shapes):
-        name = wrong[0] if wrong else next(one for one in params if one not in shapes)
-        raise GrokscopeError(
-            f"translating the tensors of a {layout.dialect} file: {name} does not fit the function, expected "
-            f"{shapes.get(name, 'no such tensor')}"
-        )
-    return {name: params[name] for name in shapes}
-
-
-def _unpacked(
-    roles: tuple[str, ...], value: Tensor, axes: str, sizes: Mapping[str, int]
-) -> list[tuple[str, Tensor, str]]:
-    """Each role packed in a tensor, its piece, and the order of the piece's axes."""
-    if len(roles) == 1:
-        return [(roles[0], value, axes)]
-    number = str(len(roles))
-    packed = re.sub(rf"\b{number}\b", "s", axes)
-    order = " ".join(re.sub(r"\bs\b", "", packed).split()).replace("( ", "(").replace(" )", ")")
-    letters = {one for axis in parse_axes(order) for one in axis if one in sizes}
-    known = {letter: sizes[letter] for letter in letters}
-    pieces = rearrange(value, f"{packed} -> s {order}", s=len(roles), **known)
-    renamed = (order.replace("H", "G") if role.startswith(("key", "value")) else order for role in roles)
-    return list(zip(roles, pieces, renamed, strict=True))
-
-
-def _as_plain(s: ComposedSettings, p: int) -> TransformerSettings | None:
-    """The one-layer transformer on [a, b, =] that ``s`` is, where it is one: it has a faster forward."""
-    biases = {s.query_key_value_bias, s.attention_bias, s.mlp_bias, s.head_bias}
-    plain = (
-        s.n_layers == 1
-        and s.d_mlp > 0
-        and s.activation in ("relu", "gelu")
-        and not s.gated_mlp
-        and not s.tied
-        and not s.embed_norm
-        and not s.n_kv_heads
-        and s.positions == "learned"
-        and s.n_positions in (0, 3)
-        and s.attention_share == 1.0
-        and s.score_scale == "head"
-        and s.embedding_scale == 1.0
-        and s.prompt in (("a", "b", f"token:{p}"), ("a", "b", "="))
-        and s.d_vocab == p + 1
-        and not s.residue_offset
-        and not s.b_offset
-        and not s.out_offset
-        and s.read == "last"
-        and len(biases) == 1
-    )
-    layered = (
-        s.norm == "layer"
-        and s.norm_place == "pre"
-        and s.norm_bias
-        and s.final_norm
-        and s.norm_epsilon == 1e-5
-    )
-    if not plain or not ((s.norm == "none" and not s.final_norm) or layered):
-        return None
-    return TransformerSettings(
-        d_model=s.d_model,
-        n_heads=s.n_heads,
-        d_head=s.d_head,
-        d_mlp=s.d_mlp,
-        activation=s.activation,
-        layer_norm=layered,
-        biases=s.head_bias,
-        causal=s.attention == "causal",
-        d_vocab_out=s.d_vocab_out,
-    )
-
-
-def stored(tensor: Tensor) -> Tensor:
-    """float64 stays; anything narrower widens to float32 without loss."""
-    return tensor.contiguous() if tensor.dtype == torch.float64 else tensor.to(torch.float32).contiguous()
-
-
-def _unless(value: int, usual: int) -> int:
-    return 0 if value == usual else value

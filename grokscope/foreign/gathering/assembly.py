@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from grokscope.foreign.gathering.facts import (
     LENGTH_NAMES,
     STEP_NAMES,
     Facts,
+    Recorded,
+    recorded,
     recorded_curves,
     settings_in,
     whole,
@@ -76,6 +79,21 @@ class ForeignRun:
     snapshots: tuple[Snapshot, ...]
     facts: Facts
     notes: tuple[str, ...] = ()
+
+    @cached_property
+    def numbers(self) -> list[Recorded]:
+        """Every recorded loss and accuracy at a saved step."""
+        return [one for one in self._recorded if not one.quantity.startswith("norm.")]
+
+    @cached_property
+    def norms(self) -> list[Recorded]:
+        """Every recorded norm of all weights at a saved step."""
+        return [one for one in self._recorded if one.quantity.startswith("norm.")]
+
+    @cached_property
+    def _recorded(self) -> list[Recorded]:
+        # histories may be long, and are read once for both
+        return recorded(self.facts, {one.step: one.scalars for one in self.snapshots})
 
 
 def groups_of(read: Sequence[ReadUnit]) -> list[Group]:

@@ -262,6 +262,10 @@ def _listed(
     quantity: str, values: Sequence[float | None], words: str, lengths: Lengths, resolution: float
 ) -> list[Curve]:
     steps, sure, why = spacing(len(values), lengths)
+    if _all_finite(values):
+        return _series(
+            quantity, steps, [value for value in values if value is not None], words, resolution, sure, why
+        )
     points = {step: value for step, value in zip(steps, values, strict=True) if value is not None}
     return _curve(quantity, points, words, resolution, sure, why)
 
@@ -270,7 +274,18 @@ def _curve(
     quantity: str, points: Mapping[int, float], words: str, resolution: float, sure: Spacing, why: str = ""
 ) -> list[Curve]:
     steps = sorted(points)
-    values = [points[step] for step in steps]
+    return _series(quantity, steps, [points[step] for step in steps], words, resolution, sure, why)
+
+
+def _series(
+    quantity: str,
+    steps: Sequence[int],
+    values: list[float],
+    words: str,
+    resolution: float,
+    sure: Spacing,
+    why: str,
+) -> list[Curve]:
     if not values or (quantity.startswith("loss") and min(values) < -1e-3):
         return []
     notes = [why] if why else []

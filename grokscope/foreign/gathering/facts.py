@@ -52,6 +52,7 @@ __all__ = [
     "Facts",
     "Recorded",
     "facts_beside",
+    "recorded",
     "recorded_curves",
     "recorded_norms",
     "recorded_numbers",
@@ -152,7 +153,7 @@ def recorded_numbers(facts: Facts, inside: Mapping[int, Mapping[str, Any]]) -> l
     Documents without steps are taken to speak of the last save, unless they say how far the run went. A
     number written twice counts once. Accuracies in percent become shares.
     """
-    return [one for one in _recorded(facts, inside) if not one.quantity.startswith("norm.")]
+    return [one for one in recorded(facts, inside) if not one.quantity.startswith("norm.")]
 
 
 def recorded_norms(facts: Facts, inside: Mapping[int, Mapping[str, Any]]) -> list[Recorded]:
@@ -160,7 +161,7 @@ def recorded_norms(facts: Facts, inside: Mapping[int, Mapping[str, Any]]) -> lis
 
     Arguments as those of :func:`recorded_numbers`.
     """
-    return [one for one in _recorded(facts, inside) if one.quantity.startswith("norm.")]
+    return [one for one in recorded(facts, inside) if one.quantity.startswith("norm.")]
 
 
 def recorded_curves(facts: Facts, inside: Mapping[str, Any], last_step: int | None = None) -> list[Curve]:
@@ -189,7 +190,8 @@ def _lengths(facts: Facts, inside: Mapping[str, Any], last_step: int | None) -> 
     return lengths_in([inside, *facts.documents.values()], (*RAN_NAMES, *LENGTH_NAMES), ends)
 
 
-def _recorded(facts: Facts, inside: Mapping[int, Mapping[str, Any]]) -> list[Recorded]:
+def recorded(facts: Facts, inside: Mapping[int, Mapping[str, Any]]) -> list[Recorded]:
+    """The numbers of :func:`recorded_numbers` and :func:`recorded_norms` together."""
     if not inside:
         return []
     last, saved = max(inside), frozenset(inside)

@@ -42,6 +42,11 @@ class Unpickled:
     left: int = 0
 
 
+# zipfile raises NotImplementedError for what it knows of and cannot do: a later version of the format, another
+# compression, patched or strongly encrypted entries, all of which a flipped bit makes
+_DAMAGED = (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError)
+
+
 class Archive:
     """A zip archive whose directory was checked; entries are read one at a time."""
 
@@ -50,7 +55,7 @@ class Archive:
         _check_directory(raw, size, budget)
         try:
             self._zip = zipfile.ZipFile(raw)
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError) as error:
+        except _DAMAGED as error:
             budget.fail(f"the archive is truncated or damaged ({first_line(error)})", WHOLE)
         self.entries = {entry.filename: entry for entry in self._zip.infolist()}
         if len(self.entries) != len(self._zip.infolist()):
@@ -68,14 +73,7 @@ class Archive:
         if self._last[0] != name:
             try:
                 self._last = (name, self._zip.read(self.entries[name]))
-            except (
-                zipfile.BadZipFile,
-                OSError,
-                ValueError,
-                NotImplementedError,
-                EOFError,
-                KeyError,
-            ) as error:
+            except (*_DAMAGED, KeyError) as error:
                 self._budget.fail(
                     f"entry {printable(name, 80)} of the archive is truncated or damaged ({first_line(error)})",
                     WHOLE,
@@ -86,7 +84,7 @@ class Archive:
         """An entry as a stream."""
         try:
             return self._zip.open(self.entries[name])  # type: ignore[return-value]
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError, KeyError) as error:
+        except (*_DAMAGED, KeyError) as error:
             self._budget.fail(
                 f"entry {printable(name, 80)} of the archive is truncated or damaged ({first_line(error)})",
                 WHOLE,

@@ -9,7 +9,7 @@ Shape legend: N operand pairs.
 from __future__ import annotations
 
 import math
-import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -53,12 +53,11 @@ Fitting = tuple[Candidate, Judgement]
 
 
 def search_recipes(
-    task: Task, evidence: Evidence, given: Given, exact: tuple[int, str] | None, budget_seconds: float
+    task: Task, evidence: Evidence, given: Given, exact: tuple[int, str] | None, most_drawn: int
 ) -> tuple[Split | None, Searched]:
     """The one recipe that fits, with what was looked at."""
-    began = time.perf_counter()
     arranged = arrangements(task.inputs, bool(task.swap))
-    found, searched = _search(evidence, arranged, given, exact, budget_seconds)
+    found, searched = _search(evidence, arranged, given, exact, most_drawn)
     mirrored = found is not None and UNORDERED in found.recipe
     if not task.swap or (found is not None and not mirrored):
         return found, searched
@@ -66,8 +65,7 @@ def search_recipes(
     inside, arrangement = half(task.inputs)
     if not 1 < inside.sum() < len(inside):
         return found, searched
-    left = max(0.0, budget_seconds - (time.perf_counter() - began))
-    other, again = _search(evidence.of_pairs(inside), [arrangement], given, None, left, RARE_SEEDS)
+    other, again = _search(evidence.of_pairs(inside), [arrangement], given, None, most_drawn, RARE_SEEDS)
     searched = Searched(searched.tried + again.tried, searched.seeds, searched.finished and again.finished)
     if other is None:
         return found, searched
@@ -84,7 +82,7 @@ def _search(
     arranged: list[Arrangement],
     given: Given,
     exact: tuple[int, str] | None,
-    budget_seconds: float,
+    most_drawn: int,
     n_seeds: int | None = None,
 ) -> tuple[Split | None, Searched]:
     known = [fraction for fraction, _ in given.fractions]
@@ -92,11 +90,12 @@ def _search(
     seeds = list(dict.fromkeys([*(seed for seed, _ in given.seeds), *COMMON_SEEDS[:n_seeds]]))
     search = Search(evidence, arranged, fractions, known, exact[0] if exact else None)
 
-    def accepted() -> list[Fitting]:
-        judged = [(one, evidence.judge(one.mask, one.inflation)) for one in search.best()]
-        return [(one, found) for one, found in judged if _fits(evidence, one, found, search.tried)]
+    jury = _Jury(evidence)
 
-    searched = search.run(seeds, budget_seconds, lambda: bool(search.kept and accepted()))
+    def accepted() -> list[Fitting]:
+        return jury.accepted(search.best(), search.tried)
+
+    searched = search.run(seeds, most_drawn, lambda: bool(search.kept and accepted()))
     fitting = accepted()
     if not fitting:
         return None, searched
@@ -122,15 +121,38 @@ def _search(
     return replace(split, seed=best.seed, fraction=float(best.fraction)), searched
 
 
-def _fits(evidence: Evidence, one: Candidate, judged: Judgement, tried: int) -> bool:
-    if _is_memory(evidence, one.mask):
-        return True
-    if judged.strength < math.log10(max(tried, 1)) + CHANCE:
-        return False
-    if not _shows_where_memorised(evidence, one.mask):
-        return False
-    # a function that was not rebuilt exactly misses every number, but its losses still separate
-    return not judged.refuted or judged.z >= 0.9 * evidence.best_separation(int(one.mask.sum())) >= CLEAR_Z
+class _Jury:
+    """Verdicts on the candidates of a search, each of which is judged once however often it is looked at."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        self.evidence = evidence
+        self.judged: dict[tuple[bytes, float], Judgement] = {}
+        self.known: dict[bytes, tuple[bool, bool]] = {}
+
+    def accepted(self, candidates: Sequence[Candidate], tried: int) -> list[Fitting]:
+        """Those that fit, where ``tried`` were looked at."""
+        fresh = {(one.pairs, one.inflation): one for one in candidates}
+        fresh = {key: one for key, one in fresh.items() if key not in self.judged}
+        if fresh:
+            masks = np.array([one.mask for one in fresh.values()])
+            found = self.evidence.judge_all(masks, [one.inflation for one in fresh.values()])
+            self.judged |= dict(zip(fresh, found, strict=True))
+        judged = [(one, self.judged[one.pairs, one.inflation]) for one in candidates]
+        return [(one, found) for one, found in judged if self._fits(one, found, tried)]
+
+    def _fits(self, one: Candidate, judged: Judgement, tried: int) -> bool:
+        if one.pairs not in self.known:
+            memory = _is_memory(self.evidence, one.mask)
+            shows = memory or _shows_where_memorised(self.evidence, one.mask)
+            self.known[one.pairs] = memory, shows
+        memory, shows = self.known[one.pairs]
+        if memory:
+            return True
+        if judged.strength < math.log10(max(tried, 1)) + CHANCE or not shows:
+            return False
+        # a function that was not rebuilt exactly misses every number, but its losses still separate
+        size = int(one.mask.sum())
+        return not judged.refuted or judged.z >= 0.9 * self.evidence.best_separation(size) >= CLEAR_Z
 
 
 def _is_memory(evidence: Evidence, mask: np.ndarray) -> bool:
@@ -142,7 +164,7 @@ def _is_memory(evidence: Evidence, mask: np.ndarray) -> bool:
     if save not in memorised_saves(evidence, size / evidence.n) or not 3 < size < evidence.n - 3:
         return False
     scores = evidence.scores[0]
-    most = float(np.sort(scores)[::-1][:size].sum())
+    most = float(evidence.tops[0][size - 1])
     right = evidence.right[save]
     answered = right[mask].mean() >= MEMORISED and right[~mask].mean() < 0.5
     return bool(answered and scores[mask].sum() >= KNOWN_SHARE * most)
@@ -155,7 +177,7 @@ def _shows_where_memorised(evidence: Evidence, mask: np.ndarray) -> bool:
     if first not in memorised_saves(evidence, size / evidence.n):
         return True
     inside = float(evidence.scores[0][mask].sum())
-    return inside >= LEAST_SHARE * float(np.sort(evidence.scores[0])[::-1][:size].sum())
+    return inside >= LEAST_SHARE * float(evidence.tops[0][size - 1])
 
 
 def _choose(
@@ -209,7 +231,7 @@ def _same(evidence: Evidence, one: Fitting, other: Fitting) -> bool:
 
 def _likelihood(evidence: Evidence, mask: np.ndarray) -> float:
     """How much better two normal distributions of log losses explain the most telling save than one."""
-    logs = np.log(np.maximum(evidence.losses[evidence.ranked[0]], 1e-16))
+    logs = evidence.log_losses
     spreads = [max(float(part.std()), 1e-9) for part in (logs[mask], logs[~mask])]
     sizes = [int(mask.sum()), int((~mask).sum())]
     inner = sum(n * math.log(spread) for n, spread in zip(sizes, spreads, strict=True))

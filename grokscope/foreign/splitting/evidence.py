@@ -2,10 +2,7 @@
 
 Scope: two kinds of evidence. *Separation*: the rank-sum statistic z (Mann and Whitney) of the losses on
 training pairs against the others; under a split that has nothing to do with the run it is a standard normal
-variable. *Recorded numbers*: the mean over a random subset of n of N pairs is close to normal with a known
-spread, so that a recorded mean lies ``away`` spreads from what a random split gives, and a candidate's own
-mean ``off`` spreads from what was recorded. The surprise of a candidate is −log₁₀ of the chance of coming that
-close at random.
+variable. *Recorded numbers*: how close a candidate's means come to them, against a random split's (``numbers``).
 
 Shape legend: T saves, N operand pairs, K candidate splits, R recorded numbers.
 """
@@ -15,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -24,6 +22,7 @@ from torch import Tensor
 
 from grokscope.errors import GrokscopeError
 from grokscope.foreign.gathering.facts import Recorded
+from grokscope.foreign.splitting.numbers import Number, Numbers, surprise
 
 CLEAR_Z = 8.0
 """A split counts as found from here on: chance reaches it nowhere near the candidates tried."""
@@ -34,37 +33,8 @@ TELLING = 6.0
 FAR = 0.5
 """Share of that distance by which a candidate misses what was recorded: refuted above it."""
 
-LARGEST_AWAY = 6.0
-"""The tails of a mean over pairs are heavier than a normal one's; further out counts as this far."""
-
-ROUNDING = 3e-6
-"""Relative error of a loss that was evaluated in float32."""
-
-MOST_OF_A_SECOND = 4.0
-FLOOR = 1e-6
-"""Losses below this, evaluated in float32, are mostly rounding."""
-
 SAVES_RANKED = 2
 NUMBERS_SCREENED = 3
-
-
-@dataclass(frozen=True)
-class Number:
-    """A recorded mean over training or test pairs, with what random splits of its save would give.
-
-    ``total`` and ``spread`` are the sum and the standard deviation of the losses or answers over all
-    ``n`` pairs at the save in row ``save``.
-    """
-
-    quantity: str
-    side: str
-    save: int
-    value: float
-    resolution: float
-    source: str
-    n: int
-    total: float
-    spread: float
 
 
 @dataclass(frozen=True)
@@ -108,6 +78,7 @@ class Evidence:
         ranked: the saves whose separation is looked at first.
         screened: the recorded numbers that are.
         scores: (len(ranked), N): minus the rank of each loss, centred, with spread 1.
+        table: ``numbers`` as columns.
     """
 
     def __init__(
@@ -127,6 +98,7 @@ class Evidence:
         self.numbers = self._numbers(recorded)
         self.ranked = self._saves_to_rank()
         self.scores = np.array([_scores(self.losses[save]) for save in self.ranked])
+        self.table = Numbers(self.numbers, self.n)
         self.screened = self._numbers_to_screen()
 
     @property
@@ -144,8 +116,33 @@ class Evidence:
 
     def values_of(self, number: Number) -> np.ndarray:
         """(N,) losses or answers whose mean was recorded."""
-        rows = self.losses if number.quantity.startswith("loss") else self.right
-        return rows[number.save]
+        return (self.losses if number.is_loss else self.right)[number.save]
+
+    @cached_property
+    def _rows(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """(which numbers, (S, N) losses or answers at their saves, the row of each) for losses and answers."""
+        found = []
+        for rows, which in ((self.losses, self.table.is_loss[:, 0]), (self.right, ~self.table.is_loss[:, 0])):
+            saves, back = np.unique(self.table.save[which], return_inverse=True)
+            found.append((which, rows if len(saves) == len(rows) else rows[saves], back))
+        return found
+
+    def _sums(self, inside: np.ndarray) -> np.ndarray:
+        """(R, K) sums of what was recorded over the pairs ``inside`` (N, K) each candidate, 0 or 1."""
+        found = np.empty((len(self.numbers), inside.shape[1]))
+        for which, rows, back in self._rows:
+            found[which] = (rows @ inside)[back]
+        return found
+
+    @cached_property
+    def log_losses(self) -> np.ndarray:
+        """(N,) at the most telling save."""
+        return np.log(np.maximum(self.losses[self.ranked[0]], 1e-16))
+
+    @cached_property
+    def tops(self) -> np.ndarray:
+        """(len(ranked), N): the largest sum of the scores of 1, 2, … pairs."""
+        return np.cumsum(np.sort(self.scores, axis=1)[:, ::-1], axis=1)
 
     def _numbers(self, recorded: Sequence[Recorded]) -> list[Number]:
         position = {step: index for index, step in enumerate(self.steps)}
@@ -178,13 +175,9 @@ class Evidence:
 
     def _numbers_to_screen(self) -> list[Number]:
         """Those furthest from what random splits give, of different saves first."""
-        size = self.n * 0.4
-
-        def distance(one: Number) -> float:
-            away, _, digits = _distances(one, size, one.value)
-            return min(away, 20.0) + 0.01 * min(digits, 20.0)
-
-        ordered = sorted(self.numbers, key=lambda one: -distance(one))
+        away, _, digits = self.table.distances(self.n * 0.4, self.table.value)
+        distance = np.minimum(away, 20.0) + 0.01 * np.minimum(digits, 20.0)
+        ordered = [self.numbers[k] for k in np.argsort(-distance[:, 0], kind="stable")]
         kept: list[Number] = []
         for unseen in (True, False):
             for one in ordered:
@@ -198,41 +191,41 @@ class Evidence:
 
         ``inflation``: how much wider than over pairs the spread over the items drawn is.
         """
-        size = int(mask.sum())
-        deviation = inflation * math.sqrt(size * (self.n - size) / (self.n - 1))
-        z, save = -math.inf, 0
-        for row, index in enumerate(self.ranked):
-            here = float(self.scores[row][mask].sum()) / deviation
-            if here > z:
-                z, save = here, index
-        chances: dict[int, list[float]] = {}
-        misses, errors = [], []
-        for one in self.numbers:
-            values = self.values_of(one)
-            ours = float(values[mask].mean() if one.side == "train" else values[~mask].mean())
-            away, off, digits = _distances(one, size, ours, inflation)
-            surprise = float(_surprise(away, max(off, digits)))
-            chances.setdefault(one.save, []).append(surprise)
-            if away >= TELLING and _can_refute(one, size):
-                misses.append(off / away)
-            if one.quantity.startswith("loss") and one.value > 0:
-                room = max(abs(ours - one.value) - one.resolution, 0.0)
-                errors.append(room / one.value)
-        by_save = [np.array([max(found)]) for found in chances.values()]
-        return Judgement(
-            z,
-            save,
-            float(combined(by_save)[0]) if by_save else 0.0,
-            float(np.median(misses)) if misses else None,
-            float(np.median(errors)) if errors else None,
-            len(self.numbers),
-        )
+        return self.judge_all(mask[None], [inflation])[0]
+
+    def judge_all(self, masks: np.ndarray, inflations: Sequence[float]) -> list[Judgement]:
+        """:meth:`judge` of many splits (K, N) at once, in two products of matrices."""
+        inside, widen = masks.T.astype(np.float64), np.array(inflations)
+        sizes = inside.sum(axis=0)
+        z = self.scores @ inside / (widen * np.sqrt(sizes * (self.n - sizes) / (self.n - 1)))
+        save = z.argmax(axis=0)
+        table = self.table
+        # the sum over the others is no difference, which would lose the digits of small losses
+        means = table.means(sizes, self._sums(inside), self._sums(1 - inside))
+        away, off, digits = table.distances(sizes, means, widen)
+        strongest = table.strongest(surprise(away, np.maximum(off, digits)))
+        telling = (away >= TELLING) & table.can_refute(sizes)
+        lost = (table.is_loss & (table.value > 0))[:, 0]
+        room = np.maximum(np.abs(means - table.value) - table.resolution, 0.0)[lost] / table.value[lost]
+        judged = []
+        for k in range(len(masks)):
+            misses = (off[:, k] / np.maximum(away[:, k], 1e-300))[telling[:, k]]
+            judged.append(
+                Judgement(
+                    z=float(z[save[k], k]),
+                    save=self.ranked[int(save[k])],
+                    surprise=float(strongest[k]),
+                    misfit=float(np.median(misses)) if len(misses) else None,
+                    error=float(np.median(room[:, k])) if len(room) else None,
+                    n_numbers=len(self.numbers),
+                )
+            )
+        return judged
 
     def best_separation(self, size: int) -> float:
         """The largest z that any split of this size has at the saves looked at."""
         deviation = math.sqrt(size * (self.n - size) / (self.n - 1))
-        tops = [float(np.sort(row)[::-1][:size].sum()) for row in self.scores]
-        return max(tops, default=0.0) / deviation
+        return float(self.tops[:, size - 1].max()) / deviation
 
     def training_pairs(self) -> tuple[int, str] | None:
         """How many pairs were trained on, where recorded train and test accuracies say so.
@@ -242,7 +235,7 @@ class Evidence:
         found: dict[int, int] = {}
         tables: dict[tuple[int, str], dict[str, Number]] = {}
         for one in self.numbers:
-            if one.quantity.startswith("accuracy"):
+            if not one.is_loss:
                 tables.setdefault((one.save, one.source.rpartition(" in ")[2]), {})[one.side] = one
         for (save, _), table in tables.items():
             if len(table) < 2:
@@ -276,62 +269,7 @@ def separation(losses: Tensor, masks: Tensor) -> np.ndarray:
     return np.array([inside @ _scores(values) / deviation for values in losses.double().numpy()])
 
 
-def surprises(one: Number, sizes: np.ndarray, sums: np.ndarray, inflation: float) -> np.ndarray:
-    """(K,) of the recorded number under candidates of ``sizes`` whose training values sum to ``sums``.
-
-    ``inflation`` widens the spread of a random split's mean, for draws of more than single pairs.
-    """
-    away, off, digits = _distances(one, sizes, _means(one, sizes, sums), inflation)
-    return _surprise(away, np.maximum(off, digits))
-
-
-def combined(by_save: Sequence[np.ndarray]) -> np.ndarray:
-    """(K,) of the surprises (K,) at several saves: the largest, and the next as far as digits go.
-
-    Saves of one run err together: two that both come close are not twice the evidence of one.
-    """
-    ordered = np.sort(np.array(by_save), axis=0)[::-1]
-    return ordered[0] + np.minimum(ordered[1], MOST_OF_A_SECOND) if len(ordered) > 1 else ordered[0]
-
-
-def may_be_close(one: Number, sizes: np.ndarray, sums: np.ndarray, inflation: float) -> np.ndarray:
-    """(K,) bool: candidates that can surprise at all, by a cheaper look than :func:`surprises`."""
-    away, off, _ = _distances(one, sizes, _means(one, sizes, sums), inflation)
-    return ((off < 0.4 * away) & (away > 3)) | (off < 1e-3)
-
-
-def _means(one: Number, sizes: np.ndarray, sums: np.ndarray) -> np.ndarray:
-    return sums / sizes if one.side == "train" else (one.total - sums) / (one.n - sizes)
-
-
-def _can_refute(one: Number, size: int) -> bool:
-    """Whether a miss cannot be the rounding of float32 or the few pairs that one step changes."""
-    mean = one.total / one.n
-    if one.quantity.startswith("loss"):
-        return max(one.value, mean) > FLOOR
-    return abs(one.value - mean) * (size if one.side == "train" else one.n - size) > 3
-
-
 def _scores(values: np.ndarray) -> np.ndarray:
     ranks = rankdata(values)
     spread = ranks.std()
     return (ranks.mean() - ranks) / spread if spread else np.zeros(len(ranks))
-
-
-def _distances(one: Number, size, ours, inflation: float = 1.0):
-    """In spreads of a random split's mean: the recorded number's, the candidate's miss, what digits allow."""
-    drawn = size if one.side == "train" else one.n - size
-    spread = np.maximum(inflation * one.spread * np.sqrt((one.n - drawn) / (drawn * (one.n - 1))), 1e-300)
-    least = ROUNDING * abs(one.value) if one.quantity.startswith("loss") else 1e-9
-    away = abs(one.value - one.total / one.n) / spread
-    return away, abs(ours - one.value) / spread, max(one.resolution, least) / spread
-
-
-def _surprise(away, off):
-    """−log₁₀ of the chance that a standard normal variable falls within ``off`` of ``away``."""
-    scale = np.minimum(1.0, LARGEST_AWAY / np.maximum(away, 1e-300))
-    away, off = away * scale, off * scale
-    upper, lower = log_ndtr(np.minimum(off - away, 0)), log_ndtr(-off - away)
-    inner = np.log(np.maximum(-np.expm1(np.minimum(lower - upper, -1e-300)), 1e-12))
-    found = np.where(off >= away, 0.0, -(upper + inner) / math.log(10))
-    return np.minimum(found, 30.0)

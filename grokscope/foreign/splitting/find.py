@@ -41,6 +41,12 @@ __all__ = ["CLEAR_Z", "CONVENTION", "NoSplit", "Split", "find_split", "recorded_
 
 LEAST_CONFIDENCE = 0.15
 
+SURE = 0.5
+"""Confidence from which on a listed split is taken and none is searched for."""
+
+MOST_DRAWN = 10**8
+"""Enough for every seed and recipe up to p of about 230."""
+
 
 def find_split(
     task: Task,
@@ -51,7 +57,7 @@ def find_split(
     inside: Mapping[str, Any],
     recorded: Sequence[Recorded],
     pairs: Sequence[PairListLike] = (),
-    budget_seconds: float = 20.0,
+    most_drawn: int = MOST_DRAWN,
     names: Sequence[str] = (),
 ) -> Split | NoSplit:
     """The training split of a run, with the evidence, or why there is none.
@@ -62,31 +68,27 @@ def find_split(
         facts, inside: what lies beside the weights and in the last file.
         recorded: losses and accuracies that the authors wrote down.
         pairs: lists of training or test samples found beside the weights.
-        budget_seconds: for the search through recipes.
+        most_drawn: items that the search through recipes puts in random order at most, which is what it
+            takes time for; the first seed is tried in any case.
         names: file and folder names that may tell a seed or a fraction, beside those of ``facts``.
 
     Raises:
         GrokscopeError: losses whose shape is not that of the task and the steps.
     """
-    if losses.ndim != 2 or losses.shape[1] != len(task.inputs):
-        raise GrokscopeError(
-            f"finding the training split: losses have shape {tuple(losses.shape)}, expected (saves, pairs) "
-            f"with the task's {len(task.inputs)} pairs"
-        )
-    evidence = Evidence(losses, right, steps, recorded)
+    evidence = _evidence_of(task, losses, right, steps, recorded)
     if not evidence.steps:
         return NoSplit("no save has finite losses on all pairs")
     given = recorded_settings(facts, inside, names)
     listed = _explicit(task, evidence, pairs)
-    if isinstance(listed, Split) and listed.confidence > 0.5:
+    if isinstance(listed, Split) and listed.confidence > SURE:
         return _against(listed, given, evidence)
     exact = evidence.training_pairs()
-    found, searched = search_recipes(task, evidence, given, exact, budget_seconds)
+    found, searched = search_recipes(task, evidence, given, exact, most_drawn)
     if found is not None:
         return _noted(_against(found, given, evidence), listed)
     tried = (
         f"{searched.tried} candidates under {searched.seeds} seeds were tried"
-        f"{'' if searched.finished else ' in the time allowed'}, none of which fits"
+        f"{'' if searched.finished else ' before the search reached its limit'}, none of which fits"
     )
     recovered = _recover(task, evidence, given, exact)
     if isinstance(recovered, Split):
@@ -100,6 +102,37 @@ def find_split(
     remarks = [listed] if listed else []
     remarks += [f"the recorded seed {given.seeds[0][0]} fits under no known recipe"] if given.seeds else []
     return NoSplit("; ".join([recovered, *remarks, tried]))
+
+
+def find_listed(
+    task: Task,
+    losses: Tensor,
+    right: Tensor,
+    steps: Sequence[int],
+    recorded: Sequence[Recorded],
+    pairs: Sequence[PairListLike],
+) -> Split | None:
+    """The split that lists beside the weights tell, ``None`` without any; arguments as of :func:`find_split`.
+
+    Its confidence is low where the losses and what was recorded contradict it, as they do under a function that
+    was not rebuilt rightly.
+    """
+    if not pairs:
+        return None
+    evidence = _evidence_of(task, losses, right, steps, recorded)
+    listed = _explicit(task, evidence, pairs) if evidence.steps else ""
+    return listed if isinstance(listed, Split) else None
+
+
+def _evidence_of(
+    task: Task, losses: Tensor, right: Tensor, steps: Sequence[int], recorded: Sequence[Recorded]
+) -> Evidence:
+    if losses.ndim != 2 or losses.shape[1] != len(task.inputs):
+        raise GrokscopeError(
+            f"finding the training split: losses have shape {tuple(losses.shape)}, expected (saves, pairs) "
+            f"with the task's {len(task.inputs)} pairs"
+        )
+    return Evidence(losses, right, steps, recorded)
 
 
 def _explicit(task: Task, evidence: Evidence, pairs: Sequence[PairListLike]) -> Split | str:

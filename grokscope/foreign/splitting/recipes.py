@@ -1,14 +1,9 @@
 """The ways in which published code draws a training split, and the search through them.
 
-Scope: a generator and a seed put a list of items in random order; the items are pairs in some arrangement, or
-whole rows of the table; the first or the last so many are trained on. Candidates share an order of the items,
-so that one running sum gives what is measured of all of them. Draws made after the weights were initialised
-from the same generator cannot be repeated, and are not tried.
-
-What is one and the same and therefore one recipe: ``torch.randperm`` under ``manual_seed`` and with a generator
-of that seed, and ``random_split`` with it; ``numpy.random`` permutation, shuffle, choice without replacement
-and scikit-learn's ``train_test_split``, which takes the test pairs first; ``random.sample`` of most of a list
-and ``random.shuffle`` read from its end.
+Scope: a generator and a seed put a list of items in random order (``draws``); the items are pairs in some
+arrangement, or whole rows of the table; the first or the last so many are trained on. Candidates share an order
+of the items, so that one running sum gives what is measured of all of them. Draws made after the weights were
+initialised from the same generator cannot be repeated, and are not tried.
 
 Shape legend: N operand pairs, M items, Q measured quantities, K counts of items.
 """
@@ -16,16 +11,16 @@ Shape legend: N operand pairs, M items, Q measured quantities, K counts of items
 from __future__ import annotations
 
 import math
-import random
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from grokscope.foreign.splitting.evidence import Evidence, combined, may_be_close, surprises
+from grokscope.foreign.splitting.draws import ORDERS, Order, drawn_by_count, orders
+from grokscope.foreign.splitting.evidence import Evidence
+from grokscope.foreign.splitting.numbers import Numbers, may_be_close, surprise
 
 COMMON_SEEDS = (
     *range(11), 42, 123, 1234, 12345, 1337, 598, 999, 100, 2019, 2020, 2021, 2022, 2023, 2024, 2025, 2026, 31,
@@ -43,8 +38,6 @@ KNOWN_SHARE = 0.97
 """Share of the largest possible separation at a memorised save that a split has which is its memory."""
 
 UNORDERED = "the pairs with a ≤ b, each with its mirror image"
-
-Order = np.ndarray
 
 
 @dataclass(frozen=True)
@@ -73,6 +66,11 @@ class Candidate:
     """The generator with its seed, and the arrangement: what candidates of one order share."""
     inflation: float
     """How much wider than over pairs the spread over this arrangement's items is."""
+
+    @cached_property
+    def pairs(self) -> bytes:
+        """The pairs as a key."""
+        return np.packbits(self.mask).tobytes()
 
 
 @dataclass(frozen=True)
@@ -141,46 +139,6 @@ def _places(major: np.ndarray, minor: np.ndarray) -> np.ndarray:
     return np.unique(major.astype(np.int64) * (int(minor.max()) + 1) + minor, return_inverse=True)[1]
 
 
-def orders(seed: int, size: int) -> Iterator[tuple[str, Order, np.ndarray | None]]:
-    """(words, the items in random order, the sorted draws of a threshold rule) of each generator."""
-    if 0 <= seed < 2**63:
-        torch_generator = torch.Generator().manual_seed(seed)
-        words = f"torch.randperm(N) after manual_seed({seed})"
-        yield words, torch.randperm(size, generator=torch_generator).numpy(), None
-    if 0 <= seed < 2**32:
-        words = f"numpy.random.permutation(N) after seed({seed})"
-        yield words, np.random.RandomState(seed).permutation(size), None
-    if seed >= 0:
-        yield f"default_rng({seed}).permutation(N)", np.random.default_rng(seed).permutation(size), None
-    shuffled = list(range(size))
-    random.Random(seed).shuffle(shuffled)
-    yield f"random.shuffle after random.seed({seed})", np.array(shuffled), None
-    if 0 <= seed < 2**63:
-        draws = torch.rand(size, generator=torch.Generator().manual_seed(seed)).numpy().astype(np.float64)
-        yield f"torch.rand(N) after manual_seed({seed})", *_thresholds(draws)
-    if 0 <= seed < 2**32:
-        draws = np.random.RandomState(seed).random_sample(size)
-        yield f"numpy.random.rand(N) after seed({seed})", *_thresholds(draws)
-
-
-def _thresholds(draws: np.ndarray) -> tuple[Order, np.ndarray]:
-    order = np.argsort(draws, kind="stable")
-    return order, draws[order]
-
-
-def drawn_by_count(seed: int, size: int, count: int) -> Iterator[tuple[str, Order]]:
-    """(words, the items drawn) of the generators whose draw depends on how many are drawn."""
-    # random.sample keeps a set of what it drew where few are drawn, and else exchanges as shuffle does
-    if 21 + (4 ** math.ceil(math.log(count * 3, 4)) if count > 5 else 0) < size:
-        yield (
-            f"random.sample after random.seed({seed})",
-            np.array(random.Random(seed).sample(range(size), count)),
-        )
-    if seed >= 0:
-        drawn = np.random.default_rng(seed).choice(size, count, replace=False)
-        yield f"default_rng({seed}).choice(N, n, replace=False)", drawn
-
-
 def counts_of(size: int, fractions: Sequence[float], exact: int | None) -> dict[int, tuple[float, str]]:
     """How many of ``size`` items → the fraction and the rule, by ``int``, ``round`` and ``ceil``."""
     found: dict[int, tuple[float, str]] = {}
@@ -212,6 +170,7 @@ class Search:
     ) -> None:
         self.evidence, self.arranged, self.fractions = evidence, arranged, fractions
         self.any_count = exact is None
+        self.table = Numbers(evidence.screened, evidence.n)
         values = [evidence.values_of(one) for one in evidence.screened]
         self.quantities = np.concatenate([evidence.scores, np.array(values).reshape(-1, evidence.n)])
         self.measured = {one.name: self._measured(one, exact) for one in arranged}
@@ -219,9 +178,9 @@ class Search:
         likely = [*known, *([exact / evidence.n] if exact else [])] or list(LIKELY_FRACTIONS)
         self.drawn_counts = counts_of(evidence.n, likely, exact)
         self.kept: list[Candidate] = []
-        self.tried = 0
+        self.tried = self.drawn = 0
         undecided = 0.02 < evidence.accuracy[evidence.ranked[0]] < 0.95
-        self.top = np.cumsum(np.sort(evidence.scores[0])[::-1]) if undecided else None
+        self.top = evidence.tops[0] if undecided else None
 
     def _measured(self, one: Arrangement, exact: int | None) -> Measured:
         sums = np.array([np.bincount(one.label, row, one.size) for row in self.quantities])
@@ -234,15 +193,21 @@ class Search:
         exact = exact if one.size == self.evidence.n else None
         return Measured(sums, sizes, counts_of(one.size, self.fractions, exact), inflation)
 
-    def run(self, seeds: Sequence[int], seconds: float, enough: Callable[[], bool]) -> Searched:
-        """Every recipe under ``seeds`` in turn, until ``seconds`` are over or ``enough`` was found."""
-        began, done, found = time.perf_counter(), 0, False
-        for seed in seeds:
+    def run(self, seeds: Sequence[int], most_drawn: int, enough: Callable[[], bool]) -> Searched:
+        """Every recipe under ``seeds`` in turn, until ``enough`` was found or ``most_drawn`` items were drawn.
+
+        The first seed is tried whatever the limit, which does not depend on how fast this machine is.
+        """
+        of_a_seed = ORDERS * sum(one.size for one in self.arranged)
+        allowed = max(1, most_drawn // of_a_seed)
+        done, found = 0, False
+        for seed in seeds[:allowed]:
             self.try_seed(seed)
             done += 1
             found = enough()
-            if found or time.perf_counter() - began > seconds:
+            if found:
                 break
+        self.drawn = done * of_a_seed
         return Searched(self.tried, done, found or done == len(seeds))
 
     def best(self) -> tuple[Candidate, ...]:
@@ -250,7 +215,7 @@ class Search:
         ordered = sorted(self.kept, key=lambda one: (-round(one.strength, 6), not one.usual))
         once: dict[bytes, Candidate] = {}
         for one in ordered:
-            once.setdefault(np.packbits(one.mask).tobytes(), one)
+            once.setdefault(one.pairs, one)
         return tuple(list(once.values())[:MOST_KEPT])
 
     def try_seed(self, seed: int) -> None:
@@ -276,8 +241,12 @@ class Search:
         one, measured = draw.arrangement, self.measured[draw.arrangement.name]
         rules: Mapping[int, tuple[float, str]] = measured.counts
         if draws is not None:
-            below = [(f, int(np.searchsorted(draws, f))) for f in self.fractions]
-            rules = {count: (f, f"below {f:.4g}") for f, count in below if 0 < count < one.size}
+            below = np.searchsorted(draws, self.fractions).tolist()
+            rules = {
+                count: (fraction, f"below {fraction:.4g}")
+                for fraction, count in zip(self.fractions, below, strict=True)
+                if 0 < count < one.size
+            }
         # rows of the transpose lie together in memory
         running = np.cumsum(np.take(measured.sums.T, order, axis=0), axis=0).T
         uniform = one.size == self.evidence.n
@@ -327,15 +296,12 @@ class Search:
         z = sums[:ranked].max(axis=0) / (inflation * np.sqrt(size * (n - size) / (n - 1)))
         # −log₁₀ of the tail of a standard normal, to the leading order
         strength = np.where(z > 0, z * z / (2 * math.log(10)), 0.0)
-        by_save: dict[int, np.ndarray] = {}
-        for row, one in enumerate(self.evidence.screened, start=ranked):
-            close = may_be_close(one, size, sums[row], inflation)
-            if close.any():
-                found = np.zeros(len(size))
-                found[close] = surprises(one, size[close], sums[row][close], inflation)
-                by_save[one.save] = np.maximum(by_save.get(one.save, 0.0), found)
-        if by_save:
-            strength = np.maximum(strength, combined(list(by_save.values())))
+        away, off, digits = self.table.distances(size, self.table.means_of(size, sums[ranked:]), inflation)
+        close = may_be_close(away, off)
+        if close.any():
+            found = np.zeros(close.shape)
+            found[close] = surprise(away[close], np.maximum(off, digits)[close])
+            strength = np.maximum(strength, self.table.strongest(found))
         if self.top is not None:
             # almost the pairs that a memorised save knows, which no arrangement does by chance
             known = sums[0] >= KNOWN_SHARE * self.top[size.astype(np.int64) - 1]

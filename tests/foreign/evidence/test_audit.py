@@ -352,7 +352,9 @@ def test_the_proof_as_a_whole() -> None:
     assert mixed["finding"] == "some recorded numbers belong to weights one step away"
     assert mixed["evidence"] == "of 2 recorded numbers at saved steps: 1 reproduced, 1 one step off"
     wrong = audit_proof([comparison("conflict", 0.1), comparison("conflict", 3.0)])[0]
-    assert "does not reproduce" in wrong["finding"]
+    assert wrong["finding"] == "most recorded numbers contradict the rebuild"
+    some = audit_proof([comparison("conflict", 0.1), comparison("reproduced")])[0]
+    assert some["finding"] == "the rebuild does not reproduce everything recorded"
     assert "loss.test at step 5: 1, rebuilt 4" in wrong["evidence"]
     nameless = audit_proof([replace(UNRECORDED, recorded=1.0, ours=None, verdict="conflict")])[0]
     assert "rebuilt not finite" in nameless["evidence"]

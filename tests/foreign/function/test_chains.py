@@ -7,8 +7,8 @@ from torch.nn import functional as F
 
 from grokscope.foreign.function.chains import chain_space
 from grokscope.foreign.function.layout import Layout, Unrecognised, lay_out
-from grokscope.foreign.function.search import swapped_space
 from grokscope.foreign.function.space import Space
+from grokscope.foreign.function.trials import swapped_space
 from grokscope.foreign.gathering.facts import Facts
 
 P, D, M = 7, 5, 9

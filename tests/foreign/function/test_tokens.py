@@ -1,7 +1,7 @@
 """Which prompts and moduli people use, from the sizes of their vocabularies."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grokscope.foreign.function.space import Tokens
@@ -35,6 +35,7 @@ def test_a_recorded_modulus_comes_before_others():
     assert any(one.p == 59 for one in token_options(60, 60, 3)[:2])
 
 
+@settings(deadline=None)
 @given(v=st.integers(4, 40), c=st.integers(4, 40), n=st.none() | st.integers(2, 5))
 def test_options_fit_their_tables(v: int, c: int, n: int | None):
     options = token_options(v, c, n)

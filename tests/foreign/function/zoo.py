@@ -762,6 +762,17 @@ def product(kind: str, first_then: bool) -> Callable[[int, int, int], int]:
 # -------------------------------------------------------------------------------------------------- specimens
 
 
+def mean_squared(logits: Tensor, targets: Tensor) -> Tensor:
+    """What ``nn.MSELoss()`` makes of one-hot answers."""
+    return F.mse_loss(logits, F.one_hot(targets, logits.shape[-1]).to(logits.dtype))
+
+
+def half_squared(logits: Tensor, targets: Tensor) -> Tensor:
+    """½‖z − onehot‖², the mean over pairs."""
+    answers = F.one_hot(targets, logits.shape[-1]).to(logits.dtype)
+    return 0.5 * (logits - answers).square().sum(dim=-1).mean()
+
+
 @dataclass(frozen=True, eq=False)
 class Specimen:
     """What is trained and how it is saved. ``make`` takes p; ``save`` a folder and the trained thing."""
@@ -779,6 +790,7 @@ class Specimen:
     slow: bool = False
     recorded: bool = True
     dtype: torch.dtype = torch.float32
+    loss: Callable[..., Tensor] = F.cross_entropy
     config: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -837,7 +849,7 @@ def grown(one: Specimen) -> Grown:
     a, b = pairs[train].unbind(1)
     for _ in range(one.steps):
         optimizer.zero_grad()
-        loss = F.cross_entropy(module(a, b), answers[train])
+        loss = one.loss(module(a, b), answers[train])
         loss.backward()
         optimizer.step()
     # what is saved is what was trained, rounded to the precision of the file
@@ -849,7 +861,7 @@ def grown(one: Specimen) -> Grown:
         logits = module(*pairs.unbind(1))
     numbers = {}
     for name, mask in (("train", train), ("test", ~train)):
-        numbers[f"{name}_loss"] = F.cross_entropy(logits[mask], answers[mask]).item()
+        numbers[f"{name}_loss"] = one.loss(logits[mask], answers[mask]).item()
         numbers[f"{name}_acc"] = (logits[mask].argmax(-1) == answers[mask]).double().mean().item()
     return Grown(one, module, optimizer, pairs, answers, train, numbers)
 
@@ -1061,6 +1073,10 @@ SPECIMENS: tuple[Specimen, ...] = (
     Specimen("flax-mlp", lambda p: EmbeddedMLP(p), flax),
     Specimen("mlp-A4-right", lambda p: EmbeddedMLP(p), beside, p=12, rule=product("A4", True), slow=True),
     Specimen("mlp-half", lambda p: EmbeddedMLP(p), training_state, dtype=torch.float16),
+    Specimen("mlp-squared", lambda p: EmbeddedMLP(p, hidden=(64,)), training_state, loss=mean_squared),
+    Specimen("mlp-half-squared", lambda p: EmbeddedMLP(p), beside, rule="a-b", loss=half_squared),
+    Specimen("quadratic-squared", Quadratic, arrays, steps=800, rate=1e-2, loss=mean_squared),
+    Specimen("encoder-squared", EncoderNet, training_state, steps=600, loss=mean_squared, slow=True),
     Specimen("encoder-bf16", EncoderNet, safetensors, dtype=torch.bfloat16, slow=True),
 )  # fmt: skip
 

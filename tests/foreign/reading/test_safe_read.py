@@ -163,6 +163,21 @@ def rewritten(
             new.writestr(entry.filename, data if swap and data is not None else old.read(entry.filename))
 
 
+@pytest.mark.parametrize(("place", "value"), [(8, 0x20), (6, 99)], ids=["patched", "version"])
+def test_archives_that_need_what_zipfile_cannot_do(tmp_path: Path, one_line, place: int, value: int) -> None:
+    """Each makes zipfile raise NotImplementedError: on opening the archive, or one of its entries."""
+    torch.save({"w": torch.zeros(3)}, tmp_path / "a.pt")
+    data = bytearray((tmp_path / "a.pt").read_bytes())
+    start = data.find(b"PK\x01\x02")
+    while start >= 0:
+        data[start + place] = value
+        start = data.find(b"PK\x01\x02", start + 4)
+    (tmp_path / "b.pt").write_bytes(data)
+    with pytest.raises(GrokscopeError) as caught:
+        read_file(tmp_path / "b.pt")
+    one_line(caught.value, "b.pt", "truncated or damaged", "expected")
+
+
 def test_a_compressed_archive_is_refused_before_it_grows(tmp_path: Path, one_line) -> None:
     torch.save({"w": torch.zeros(1_000_000)}, tmp_path / "a.pt")
     rewritten(tmp_path / "a.pt", tmp_path / "bomb.pt", compression=zipfile.ZIP_DEFLATED)

@@ -133,7 +133,7 @@ def test_a_recorded_split_that_nothing_confirms_is_kept_and_says_so() -> None:
     losses = losses_of(random_split(N, 0.4, 500), 0.0)
     nothing_right = torch.zeros(1, N, dtype=torch.bool)
     split = find(
-        task_of(), losses, nothing_right, [0], facts=facts_of(seed=7, train_fraction=0.4), budget_seconds=0.5
+        task_of(), losses, nothing_right, [0], facts=facts_of(seed=7, train_fraction=0.4), most_drawn=10**6
     )
     assert isinstance(split, Split)
     assert (split.source, split.recipe) == ("recorded", CONVENTION)
@@ -215,7 +215,7 @@ def test_recorded_numbers_decide_where_losses_hardly_separate() -> None:
     mask = random_split(N, 0.4, 3)
     losses, right = generalised(mask)
     assert separation(losses, mask[None])[0, 0] < 6
-    assert isinstance(find(task_of(), losses, right, budget_seconds=0.5), NoSplit)
+    assert isinstance(find(task_of(), losses, right, most_drawn=10**6), NoSplit)
     first, other = numbers_of(mask, losses, right), generalised(mask, 1, 1.2)[0]
     both = torch.cat([losses, other])
     recorded = [*first, *numbers_of(mask, other, right, [20])]
@@ -269,7 +269,7 @@ def test_the_recorded_accuracies_tell_how_many_pairs() -> None:
     losses = losses_of(mask, 9.0)
     recorded = [one for one in numbers_of(mask, losses, right) if one.quantity.startswith("accuracy")]
     split = find(
-        task_of("sub"), losses, right, recorded=recorded, inside={"frac_train": 0.25}, budget_seconds=0.5
+        task_of("sub"), losses, right, recorded=recorded, inside={"frac_train": 0.25}, most_drawn=10**6
     )
     assert isinstance(split, Split)
     assert (split.source, split.fraction) == ("recovered", 0.4)
@@ -299,7 +299,7 @@ def test_a_group() -> None:
 def test_nothing_recorded_and_nothing_found() -> None:
     noise = losses_of(random_split(N, 0.4, 5), 0.0)
     for right in (torch.zeros(1, N), torch.ones(1, N)):
-        found = find(task_of(), noise, right.bool(), [0], budget_seconds=0.5)
+        found = find(task_of(), noise, right.bool(), [0], most_drawn=10**6)
         assert isinstance(found, NoSplit)
         assert "no fraction was recorded" in found.why
         assert "candidates under" in found.why
@@ -342,9 +342,9 @@ def test_shapes_that_do_not_fit(one_line) -> None:
     one_line(caught.value, "finding the training split", "expected")
 
 
-def test_the_budget_is_kept_and_said() -> None:
+def test_the_limit_is_kept_and_said() -> None:
     mask = random_split(N, 0.4, 123456789)
     losses, right = generalised(mask)
-    found = find(task_of(), losses, right, budget_seconds=0.0)
+    found = find(task_of(), losses, right, most_drawn=0)
     assert isinstance(found, NoSplit)
-    assert "under 1 seeds were tried in the time allowed" in found.why
+    assert "under 1 seeds were tried before the search reached its limit" in found.why

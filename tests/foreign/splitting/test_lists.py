@@ -40,7 +40,7 @@ def losses_of(mask: Tensor, gap: float = 6.0) -> Tensor:
 def found_with(*lists: Listing, losses: Tensor | None = None, right: Tensor | None = None) -> Split:
     losses = losses_of(MASK) if losses is None else losses
     right = MASK[None] if right is None else right
-    found = find_split(TASK, losses, right, [5], Facts(), {}, [], lists, budget_seconds=0.1)
+    found = find_split(TASK, losses, right, [5], Facts(), {}, [], lists, most_drawn=10**6)
     assert isinstance(found, Split), found
     return found
 

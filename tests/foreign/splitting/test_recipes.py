@@ -13,7 +13,7 @@ from torch import Tensor
 from grokscope.foreign.gathering.facts import Facts
 from grokscope.foreign.splitting.evidence import Evidence
 from grokscope.foreign.splitting.find import Split, find_split
-from grokscope.foreign.splitting.recipes import arrangements, counts_of, half, orders
+from grokscope.foreign.splitting.recipes import arrangements, counts_of, half
 from grokscope.tasks import ModularSettings, modular_task
 
 P = 23
@@ -204,28 +204,6 @@ def test_what_is_one_and_the_same() -> None:
     assert random.Random(5).sample(range(1000), 1000) == shuffled[::-1]
 
 
-def test_orders_are_permutations_and_repeat() -> None:
-    first, again = list(orders(7, 50)), list(orders(7, 50))
-    assert len({words for words, _, _ in first}) == len(first) == 6
-    for (words, order, _), (_, same, _) in zip(first, again, strict=True):
-        assert sorted(order.tolist()) == list(range(50)), words
-        assert order.tolist() == same.tolist(), words
-
-
-def test_seeds_that_a_generator_does_not_take() -> None:
-    for seed in (2**32, 2**62):
-        assert all("numpy.random" not in words for words, _, _ in orders(seed, 10))
-
-
-def test_the_global_generators_are_left_alone() -> None:
-    torch.manual_seed(0)
-    random.seed(0)
-    before = torch.get_rng_state(), random.getstate()
-    list(orders(3, 20))
-    assert torch.equal(before[0], torch.get_rng_state())
-    assert before[1] == random.getstate()
-
-
 def test_arrangements_of_pairs() -> None:
     task = modular_task(ModularSettings(p=3, train_fraction=0.5), 0)
     found = {one.name: one for one in arrangements(task.inputs, True)}
@@ -262,10 +240,8 @@ def test_draws_of_whole_rows_are_not_taken_for_more_than_they_are() -> None:
         torch.randn(P, generator=generator, dtype=torch.float64).exp()[:, None].expand(P, P).reshape(1, N)
     )
     right = torch.ones(1, N, dtype=torch.bool)
-    assert not isinstance(find_split(TASK, losses, right, [10], Facts(), {}, [], budget_seconds=0.5), Split)
+    assert not isinstance(find_split(TASK, losses, right, [10], Facts(), {}, [], most_drawn=10**6), Split)
     symmetric = torch.randn(P, P, generator=generator, dtype=torch.float64)
     symmetric = (symmetric + symmetric.T).exp().reshape(1, N)
-    assert not isinstance(
-        find_split(TASK, symmetric, right, [10], Facts(), {}, [], budget_seconds=0.5), Split
-    )
+    assert not isinstance(find_split(TASK, symmetric, right, [10], Facts(), {}, [], most_drawn=10**6), Split)
     assert Evidence(losses, right, [10], []).accuracy == 1

@@ -51,7 +51,7 @@ def test_memorised_pairs_are_found(fraction: float, saves: int) -> None:
     losses, right = memorised(mask, saves, 0)
     steps = [100 * k for k in range(1, saves + 1)]
     found = find_split(
-        task_of(), losses, right, steps, Facts(), {"frac_train": fraction}, [], budget_seconds=0.1
+        task_of(), losses, right, steps, Facts(), {"frac_train": fraction}, [], most_drawn=10**6
     )
     assert isinstance(found, Split), found
     assert (found.source, found.seed, found.fraction) == ("recovered", None, fraction)
@@ -93,7 +93,7 @@ def test_less_is_believed_without_a_fraction() -> None:
     evidence = evidence_of(losses, right)
     count = guess_count(evidence, memorised_saves(evidence, None), mirror_of(task_of()))
     assert count == pytest.approx(int(mask.sum()), abs=4)
-    found = find_split(task_of(), losses, right, [1, 2, 3, 4], Facts(), {}, [], budget_seconds=0.1)
+    found = find_split(task_of(), losses, right, [1, 2, 3, 4], Facts(), {}, [], most_drawn=10**6)
     assert isinstance(found, Split)
     assert found.fraction == 0.4
     assert "near what the losses suggest" in found.evidence
@@ -104,7 +104,7 @@ def test_a_fraction_that_the_losses_contradict() -> None:
     mask = random_split(N, 0.4, 10**9)
     losses, right = memorised(mask, 4, 0)
     steps = [1, 2, 3, 4]
-    found = find_split(task_of(), losses, right, steps, Facts(), {"frac_train": 0.3}, [], budget_seconds=0.1)
+    found = find_split(task_of(), losses, right, steps, Facts(), {"frac_train": 0.3}, [], most_drawn=10**6)
     assert isinstance(found, Split)
     assert found.fraction == 0.4
     assert "the recorded fraction 0.3" in found.contradiction
@@ -114,7 +114,7 @@ def test_a_recorded_seed_that_does_not_fit_is_named() -> None:
     mask = random_split(N, 0.4, 10**9)
     losses, right = memorised(mask, 4, 0)
     inside = {"frac_train": 0.4, "seed": 42}
-    found = find_split(task_of(), losses, right, [1, 2, 3, 4], Facts(), inside, [], budget_seconds=0.1)
+    found = find_split(task_of(), losses, right, [1, 2, 3, 4], Facts(), inside, [], most_drawn=10**6)
     assert isinstance(found, Split)
     assert found.source == "recovered"
     assert "recorded seed 42" in found.contradiction
@@ -129,7 +129,7 @@ def test_a_symmetric_network_is_refused() -> None:
     assert is_symmetric(evidence_of(losses, right), [0, 1, 2], mirror_of(task_of()))
     assert not is_symmetric(evidence_of(losses, right), [0, 1, 2], np.arange(N))
     found = find_split(
-        task_of(), losses, right, [1, 2, 3], Facts(), {"frac_train": 0.4}, [], budget_seconds=0.1
+        task_of(), losses, right, [1, 2, 3], Facts(), {"frac_train": 0.4}, [], most_drawn=10**6
     )
     assert isinstance(found, NoSplit)
     assert "(a, b) and (b, a) alike" in found.why
@@ -138,7 +138,7 @@ def test_a_symmetric_network_is_refused() -> None:
 def test_networks_that_generalised_are_refused() -> None:
     losses = torch.rand(2, N, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 1e-4
     right = torch.ones(2, N, dtype=torch.bool)
-    found = find_split(task_of(), losses, right, [1, 2], Facts(), {"frac_train": 0.8}, [], budget_seconds=0.1)
+    found = find_split(task_of(), losses, right, [1, 2], Facts(), {"frac_train": 0.8}, [], most_drawn=10**6)
     assert isinstance(found, NoSplit)
     assert "no save has memorised its training pairs (79.9% of all) and no more" in found.why
 
@@ -148,7 +148,7 @@ def test_losses_without_two_sides_are_refused() -> None:
     losses = torch.randn(3, N, generator=generator, dtype=torch.float64).exp()
     right = losses < losses.quantile(0.5)
     for inside in ({"frac_train": 0.4}, {}):
-        found = find_split(task_of(), losses, right, [1, 2, 3], Facts(), inside, [], budget_seconds=0.1)
+        found = find_split(task_of(), losses, right, [1, 2, 3], Facts(), inside, [], most_drawn=10**6)
         assert isinstance(found, NoSplit)
         assert "too unsure" in found.why or "memorised" in found.why
 

@@ -143,7 +143,7 @@ def drawn_elsewhere(third_party: Path) -> tuple[Task, Tensor, Tensor, list[int],
 
 def test_a_split_drawn_on_another_device_is_recovered(drawn_elsewhere) -> None:
     task, losses, right, steps, recorded, truth = drawn_elsewhere
-    found = find_split(task, losses, right, steps, Facts(), {}, recorded, budget_seconds=1.0)
+    found = find_split(task, losses, right, steps, Facts(), {}, recorded, most_drawn=10**7)
     assert isinstance(found, Split), found
     assert torch.equal(found.mask, truth)
     assert (found.source, found.seed, found.fraction) == ("recovered", None, 0.3)
@@ -152,7 +152,7 @@ def test_a_split_drawn_on_another_device_is_recovered(drawn_elsewhere) -> None:
         told = next(one.value for one in recorded if (one.step, one.quantity) == (step, "loss.test"))
         assert losses[row, ~found.mask].mean().item() == pytest.approx(told, rel=2e-5)
     # without any number, the losses alone tell how many were trained on
-    found = find_split(task, losses, right, steps, Facts(), {"seed": 42}, [], budget_seconds=0.2)
+    found = find_split(task, losses, right, steps, Facts(), {"seed": 42}, [], most_drawn=10**6)
     assert isinstance(found, Split)
     assert torch.equal(found.mask, truth)
     assert 0.5 < found.confidence < 0.9
@@ -169,7 +169,7 @@ def test_one_save_alone_says_less(drawn_elsewhere) -> None:
 
 def test_recovery_needs_no_time_of_the_search(drawn_elsewhere) -> None:
     task, losses, right, steps, recorded, truth = drawn_elsewhere
-    found = find_split(task, losses, right, steps, Facts(), {}, recorded, budget_seconds=0.0)
+    found = find_split(task, losses, right, steps, Facts(), {}, recorded, most_drawn=0)
     assert isinstance(found, Split)
     assert found.source == "recovered"
     assert torch.equal(found.mask, truth)
@@ -312,7 +312,7 @@ def test_a_split_that_is_listed(third_party: Path) -> None:
     assert torch.equal(found.mask, truth)
     assert (found.source, found.seed) == ("searched", 42)
     assert "equally well fits" in found.evidence
-    refused = find_split(task, losses, right, steps, Facts(), {}, recorded, budget_seconds=0.0)
+    refused = find_split(task, losses, right, steps, Facts(), {}, recorded, most_drawn=0)
     assert isinstance(refused, NoSplit)
     assert "alike" in refused.why
 

@@ -1,0 +1,117 @@
+"""Figures of the regions probe: when gates freeze, how near they are, the maps, and the classes."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from grokscope.probes.drawing import BAND, CYCLE, NEUTRAL, TEST, TRAIN, band, curve, thin, time_axes
+from grokscope.probes.record import Record
+
+
+def draw_flips(record: Record, figure: Figure) -> None:
+    """Flipped gates and frozen samples."""
+    left, right = time_axes(figure, record, 2)
+    curve(left, record, "regions.flipped", "flipped gates", TRAIN)
+    values = record.get("regions.flipped")
+    if values is not None and np.nanmax(values) > 0:
+        positive = values[values > 0]
+        left.set_yscale("symlog", linthresh=float(positive.min()), linscale=0.3)
+        left.set_ylim(bottom=0)
+    left.set_ylabel("share of entries flipped")
+    curve(right, record, "regions.frozen_samples", "frozen samples", TRAIN)
+    since = record.get("regions.frozen_since")
+    if since is not None:
+        right.axvline(float(since), color=NEUTRAL, linewidth=1.2, label="99 % hold")
+        right.legend(loc="best")
+    right.set_ylabel("share of samples frozen")
+    right.set_ylim(-0.03, 1.03)
+
+
+def draw_margins(record: Record, figure: Figure) -> None:
+    """Quantiles of the gate margin, and the local complexity."""
+    left, right = time_axes(figure, record, 2)
+    values = record.get("regions.gate_margin")
+    assert values is not None
+    keep = thin(len(record.steps))
+    labels = ("minimum", "1 %", "10 %", "median")
+    for column, (label, colour) in enumerate(zip(labels, (BAND, *CYCLE[:3]), strict=True)):
+        left.plot(record.steps[keep], values[keep, column], label=label, color=colour)
+    left.set_yscale("log")
+    left.set_ylabel("|pre| / (‖w‖‖x‖ + |b|)")
+    left.legend(loc="best", ncols=2)
+    curve(right, record, "regions.local_complexity", "local complexity", TRAIN)
+    right.set_ylabel("gates crossed per sample")
+    right.set_ylim(bottom=0)
+
+
+def draw_maps(record: Record, figure: Figure) -> None:
+    """Stable rank of the maps and the rule gap, with what chance gives."""
+    shown = {"regions.stable_rank_mean": "mean stable rank", "regions.rule_gap": "rule gap"}
+    shown = {name: label for name, label in shown.items() if record.get(name) is not None}
+    for axes, (name, label) in zip(time_axes(figure, record, len(shown)), shown.items(), strict=True):
+        _chance_band(axes, record, name)
+        curve(axes, record, name, label, TRAIN)
+        axes.set_ylabel(label)
+        axes.legend(loc="best")
+        if name == "regions.rule_gap":
+            axes.set_ylim(-0.03, 1.03)
+        else:
+            axes.set_ylim(bottom=0)
+
+
+def draw_classes(record: Record, figure: Figure) -> None:
+    """Class separation of what the head reads and of the logits, and the simplex gap."""
+    left, right = time_axes(figure, record, 2)
+    _chance_band(left, record, "regions.class_separation.normalised")
+    curve(left, record, "regions.class_separation.normalised", "head's input", TRAIN)
+    curve(left, record, "regions.class_separation.logits.normalised", "logits", TEST)
+    left.set_yscale("log")
+    left.set_ylabel("within / between (normalised)")
+    left.legend(loc="best")
+    _chance_band(right, record, "regions.simplex_gap")
+    curve(right, record, "regions.simplex_gap", "head's input", TRAIN)
+    right.set_ylabel("simplex gap")
+    right.legend(loc="best")
+
+
+def _chance_band(axes: Axes, record: Record, name: str) -> None:
+    levels = record.get(f"{name}.null")
+    if levels is not None:
+        band(axes, float(levels[0]), float(levels[-1]), "random weights")
+
+
+FIGURES = (
+    (
+        "When the gates freeze",
+        "Share of (sample, gate) entries that changed since the previous save (left), and share of training "
+        "samples whose whole pattern did not change (right). Both depend on the spacing of the saves; the grey "
+        "line is the first save from which 99 % of samples hold their final pattern.",
+        ("regions.flipped",),
+        draw_flips,
+    ),
+    (
+        "How near the gates are",
+        "Left: quantiles of the relative distance of pre-activations from zero. Right: gates that cross a small "
+        "cross-polytope around a training sample, whose radius is fixed in the units of the combined input.",
+        ("regions.gate_margin", "regions.local_complexity"),
+        draw_margins,
+    ),
+    (
+        "Linear maps of the regions",
+        "Mean stable rank of the map A_i that the network is in a sample's region; to the right, where it is "
+        "defined, the rule gap: share of the mean map outside the key Fourier functions of the class. Grey: "
+        "random weights of the same shapes.",
+        ("regions.stable_rank_mean",),
+        draw_maps,
+    ),
+    (
+        "Separation of classes",
+        "Left: scatter within classes over scatter between them on training samples, normalised; small is "
+        "separated. Right: distance of the class means from a simplex. Grey: random weights of the same shapes.",
+        ("regions.class_separation",),
+        draw_classes,
+    ),
+)
+"""(title, caption, quantities it needs, function) of each figure."""
