@@ -49,7 +49,8 @@ def linearised(model: MLP, inputs: Tensor) -> Linearised:
             if settings.output_scale != 1.0:
                 delta = settings.output_scale * delta
             grads: Params = {}
-            head_grad = passed[-1][1].mT @ delta
+            # the same product the other way round: the BLAS splits the long axis better so
+            head_grad = (delta.mT @ passed[-1][1]).mT
             grads["head.W_U"] = head_grad if whole else _placed(head, head_grad, first, -1)
             if settings.head_bias:
                 bias = params["head.b_U"]

@@ -73,7 +73,8 @@ def linearised(model: Transformer, inputs: Tensor) -> Linearised:
         logits += post @ folded
 
         def pullback(delta: Tensor) -> Params:
-            d_folded = post.mT @ delta
+            # the same product the other way round: the BLAS splits the long axis better so
+            d_folded = (delta.mT @ post).mT
             d_pre = activation_pullback(settings.activation, pre, post, delta @ folded.mT)
             d_neuron_table = rows_by_head.scatter_weighted(d_pre, weights)
             d_logit_table = rows_by_head.scatter_weighted(delta, weights)

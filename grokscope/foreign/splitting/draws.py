@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 Order = np.ndarray
+_NO_ORDER = np.empty(0, dtype=np.int64)
 
 ORDERS = 6
 """How many generators :func:`orders` goes through."""
@@ -32,7 +33,10 @@ MOST_REMEMBERED = 20_000
 
 
 def orders(seed: int, size: int) -> Iterator[tuple[str, Order, np.ndarray | None]]:
-    """(words, the items in random order, the sorted draws of a threshold rule) of each generator."""
+    """(words, the items in random order, ``None``) of each generator, then (words, no items, draws (M,)).
+
+    The latter are for rules that take the items whose draws lie below a threshold.
+    """
     if 0 <= seed < 2**63:
         torch_generator = torch.Generator().manual_seed(seed)
         words = f"torch.randperm(N) after manual_seed({seed})"
@@ -47,16 +51,10 @@ def orders(seed: int, size: int) -> Iterator[tuple[str, Order, np.ndarray | None
     yield f"random.shuffle after random.seed({seed})", items, None
     if 0 <= seed < 2**63:
         draws = torch.rand(size, generator=torch.Generator().manual_seed(seed)).numpy().astype(np.float64)
-        yield f"torch.rand(N) after manual_seed({seed})", *_thresholds(draws)
+        yield f"torch.rand(N) after manual_seed({seed})", _NO_ORDER, draws
     if 0 <= seed < 2**32:
         draws = np.random.RandomState(seed).random_sample(size)
-        yield f"numpy.random.rand(N) after seed({seed})", *_thresholds(draws)
-
-
-def _thresholds(draws: np.ndarray) -> tuple[Order, np.ndarray]:
-    # equal draws fall on one side of every threshold, so that their order does not matter
-    order = np.argsort(draws)
-    return order, draws[order]
+        yield f"numpy.random.rand(N) after seed({seed})", _NO_ORDER, draws
 
 
 def shuffled(seed: int, size: int) -> Order:

@@ -84,12 +84,18 @@ class Searched:
 
 @dataclass(frozen=True)
 class Measured:
-    """An arrangement's items: ``sums`` (Q, M) over the pairs of each, ``sizes`` (M,), counts to try."""
+    """An arrangement's items: ``sums`` (Q, M) over the pairs of each, ``sizes`` (M,), counts to try.
+
+    ``ends`` are these counts from either end of an order, sorted; ``segments`` (M,) says between which of them
+    each place of an order lies.
+    """
 
     sums: np.ndarray
     sizes: np.ndarray
     counts: Mapping[int, tuple[float, str]]
     inflation: float
+    ends: np.ndarray
+    segments: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -169,6 +175,7 @@ class Search:
         exact: int | None,
     ) -> None:
         self.evidence, self.arranged, self.fractions = evidence, arranged, fractions
+        self.limits = np.sort(fractions)
         self.any_count = exact is None
         self.table = Numbers(evidence.screened, evidence.n)
         values = [evidence.values_of(one) for one in evidence.screened]
@@ -191,7 +198,10 @@ class Search:
         over_pairs = self.quantities.std(axis=1) * math.sqrt(self.evidence.n)
         inflation = float(np.max(over_items / np.maximum(over_pairs, 1e-300), initial=1.0))
         exact = exact if one.size == self.evidence.n else None
-        return Measured(sums, sizes, counts_of(one.size, self.fractions, exact), inflation)
+        counts = counts_of(one.size, self.fractions, exact)
+        ends = np.unique([place for count in counts for place in (count, one.size - count)]).astype(np.int64)
+        segments = np.searchsorted(ends, np.arange(one.size), side="right")
+        return Measured(sums, sizes, counts, inflation, ends, segments)
 
     def run(self, seeds: Sequence[int], most_drawn: int, enough: Callable[[], bool]) -> Searched:
         """Every recipe under ``seeds`` in turn, until ``enough`` was found or ``most_drawn`` items were drawn.
@@ -222,9 +232,19 @@ class Search:
         for size in {one.size for one in self.arranged}:
             arranged = [one for one in self.arranged if one.size == size]
             for index, (words, order, draws) in enumerate(orders(seed, size)):
+                if draws is not None:
+                    segment = np.searchsorted(self.limits, draws, side="right")
+                else:
+                    # arrangements of one size have the same counts
+                    segment = np.empty(size, dtype=np.intp)
+                    segment[order] = self.measured[arranged[0].name].segments
                 for one in arranged:
                     usual = index == 0 and one.name in ("a-major", "own")
-                    self._along(Draw(one, seed, words, usual), order, draws)
+                    draw = Draw(one, seed, words, usual)
+                    if draws is not None:
+                        self._below(draw, draws, segment)
+                    else:
+                        self._along(draw, order, segment)
             if size == self.evidence.n:
                 for count, (fraction, rule) in self.drawn_counts.items():
                     for words, order in drawn_by_count(seed, size, count):
@@ -236,54 +256,65 @@ class Search:
                             for _, strength in self._worthy(sums, n_pairs, measured.inflation):
                                 self._keep(draw, order, f"the {rule}", fraction, strength)
 
-    def _along(self, draw: Draw, order: Order, draws: np.ndarray | None) -> None:
+    def _along(self, draw: Draw, order: Order, segment: np.ndarray) -> None:
         """Every count of items from either end of one order."""
         one, measured = draw.arrangement, self.measured[draw.arrangement.name]
-        rules: Mapping[int, tuple[float, str]] = measured.counts
-        if draws is not None:
-            below = np.searchsorted(draws, self.fractions).tolist()
-            rules = {
-                count: (fraction, f"below {fraction:.4g}")
-                for fraction, count in zip(self.fractions, below, strict=True)
-                if 0 < count < one.size
-            }
-        # rows of the transpose lie together in memory
-        running = np.cumsum(np.take(measured.sums.T, order, axis=0), axis=0).T
-        uniform = one.size == self.evidence.n
-        pairs = np.arange(1, one.size + 1) if uniform else np.cumsum(measured.sizes[order])
-        counts = np.array(list(rules), dtype=np.int64)
-        both = draws is None
-        places = np.concatenate([counts - 1, one.size - counts - 1]) if both else counts - 1
-        if not len(places):
-            return
-        sums, n_pairs = running[:, places], pairs[places]
-        if both:
-            sums[:, len(counts) :] = running[:, -1:] - sums[:, len(counts) :]
-            n_pairs[len(counts) :] = pairs[-1] - n_pairs[len(counts) :]
-        for index, strength in self._worthy(sums, n_pairs, measured.inflation):
-            count = int(counts[index % len(counts)])
-            fraction, rule = rules[count]
-            if draws is not None:
-                self._keep(draw, order[:count], f"those {rule}", fraction, strength)
-            elif index < len(counts):
-                self._keep(draw, order[:count], f"the first {rule}", fraction, strength)
-            else:
-                late = replace(draw, usual=False)
-                self._keep(late, order[one.size - count :], f"the last {rule}", fraction, strength)
-        if self.any_count and both and uniform and one.name in ("a-major", "own"):
-            self._at_any_count(draw, order, running)
+        counts = np.array(list(measured.counts), dtype=np.int64)
+        if len(counts):
+            running, pairs = self._running(measured, segment, len(measured.ends))
+            first, last = (np.searchsorted(measured.ends, at) for at in (counts, one.size - counts))
+            sums = np.concatenate([running[:, first], running[:, -1:] - running[:, last]], axis=1)
+            n_pairs = np.concatenate([pairs[first], pairs[-1] - pairs[last]])
+            for index, strength in self._worthy(sums, n_pairs, measured.inflation):
+                count = int(counts[index % len(counts)])
+                fraction, rule = measured.counts[count]
+                if index < len(counts):
+                    self._keep(draw, order[:count], f"the first {rule}", fraction, strength)
+                else:
+                    late = replace(draw, usual=False)
+                    self._keep(late, order[one.size - count :], f"the last {rule}", fraction, strength)
+        if self.any_count and one.size == self.evidence.n and one.name in ("a-major", "own"):
+            self._at_any_count(draw, order)
 
-    def _at_any_count(self, draw: Draw, order: Order, running: np.ndarray) -> None:
+    def _below(self, draw: Draw, draws: np.ndarray, segment: np.ndarray) -> None:
+        """The items whose draws lie below every fraction."""
+        one, measured = draw.arrangement, self.measured[draw.arrangement.name]
+        limits = self.limits
+        running, pairs = self._running(measured, segment, len(limits))
+        ends = np.cumsum(np.bincount(segment, minlength=len(limits) + 1))[:-1]
+        rules: dict[int, float] = {}
+        for fraction, place in zip(self.fractions, np.searchsorted(limits, self.fractions), strict=True):
+            if 0 < ends[place] < one.size:
+                rules[int(ends[place])] = fraction
+        if not rules:
+            return
+        places = np.searchsorted(ends, list(rules))
+        told = list(rules.values())
+        for index, strength in self._worthy(running[:, places], pairs[places], measured.inflation):
+            picked = np.flatnonzero(draws < told[index])
+            self._keep(draw, picked, f"those below {told[index]:.4g}", told[index], strength)
+
+    def _running(self, measured: Measured, segment: np.ndarray, n_ends: int) -> tuple[np.ndarray, np.ndarray]:
+        """Sums (Q, n_ends + 1), and numbers of pairs, of the items up to the end of each segment and of all.
+
+        ``segment`` (M,) is the place of each item's among them: sums are taken along segments, not items.
+        """
+        sums = np.array([np.bincount(segment, row, n_ends + 1) for row in measured.sums])
+        pairs = np.bincount(segment, measured.sizes, n_ends + 1)
+        return np.cumsum(sums, axis=1), np.cumsum(pairs).astype(np.int64)
+
+    def _at_any_count(self, draw: Draw, order: Order) -> None:
         """The count at which the losses separate best, where no fraction is sure."""
-        n = self.evidence.n
+        n, sums = self.evidence.n, self.measured[draw.arrangement.name].sums
         size = np.arange(1, n)
-        z = running[0, :-1] / np.sqrt(size * (n - size) / (n - 1))
+        z = np.cumsum(sums[0][order])[:-1] / np.sqrt(size * (n - size) / (n - 1))
         for end, place in (("first", int(z.argmax())), ("last", int(z.argmin()))):
             first = end == "first"
             count = place + 1 if first else n - place - 1
-            sums = running[:, place] if first else running[:, -1] - running[:, place]
-            for _, strength in self._worthy(sums[:, None], np.array([count]), 1.0):
-                picked = order[:count] if first else order[n - count :]
+            picked = order[:count] if first else order[n - count :]
+            chosen = np.zeros(n)
+            chosen[picked] = 1
+            for _, strength in self._worthy((sums @ chosen)[:, None], np.array([count]), 1.0):
                 words = f"the {end} {count}, which separates the losses best,"
                 # one of N counts was chosen
                 self._keep(draw, picked, words, count / n, strength - math.log10(n))

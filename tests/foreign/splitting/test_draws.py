@@ -47,9 +47,15 @@ def test_many_exchanges_at_once() -> None:
 def test_orders_are_permutations_and_repeat(size: int) -> None:
     first, again = list(orders(7, size)), list(orders(7, size))
     assert len({words for words, _, _ in first}) == len(first) == 6
-    for (words, order, _), (_, same, _) in zip(first, again, strict=True):
-        assert sorted(order.tolist()) == list(range(size)), words
-        assert order.tolist() == same.tolist(), words
+    for (words, order, draws), (_, same, others) in zip(first, again, strict=True):
+        if draws is not None and others is not None:
+            assert draws.tolist() == others.tolist(), words
+            assert len(draws) == size
+            assert 0 <= draws.min() <= draws.max() < 1
+        else:
+            assert sorted(order.tolist()) == list(range(size)), words
+            assert order.tolist() == same.tolist(), words
+    assert sum(draws is not None for _, _, draws in first) == 2
 
 
 def test_seeds_that_a_generator_does_not_take() -> None:
