@@ -181,7 +181,11 @@ class Session:
         if path.exists():
             manifest = self._matching_manifest()
             writer = TrajectoryWriter.resume(path, columns, scalars, **room)
-            if len(writer.stored_steps) and writer.stored_steps[-1] == last and writer.resume_bound == last:
+            stored = (
+                len(writer.stored_steps) and writer.stored_steps[-1] == last and writer.resume_bound == last
+            )
+            # killed between its last commit and its last word in run.json, it goes through its last step again
+            if stored and self._all_said(manifest):
                 writer.abandon()
                 return Outcome(self.directory, last, True, 0.0)
             start = self.restore(writer.resume_bound)
@@ -210,6 +214,12 @@ class Session:
         if finished or "onset" in manifest:
             write_manifest(self.directory, manifest)
         return Outcome(self.directory, reached, finished, time.perf_counter() - began)
+
+    def _all_said(self, manifest: Mapping[str, Any]) -> bool:
+        """Whether ``run.json`` has what is written there at the end."""
+        facts = manifest.get("provenance")
+        finished = isinstance(facts, Mapping) and "finished" in facts
+        return finished and ("onset" in manifest or not self.recipe.waits_for_onset())
 
     def _new_run(self) -> dict[str, Any]:
         if (self.directory / MANIFEST_NAME).exists():

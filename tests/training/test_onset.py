@@ -14,7 +14,15 @@ from grokscope.errors import GrokscopeError
 from grokscope.tasks import TASK_SETTINGS, build_task
 from grokscope.training import Recipe, train
 from grokscope.training.onset import OnsetWatch
-from grokscope.trajectory import Trajectory, read_manifest, read_settings, read_snapshot, snapshot_steps
+from grokscope.trajectory import (
+    Trajectory,
+    read_manifest,
+    read_settings,
+    read_snapshot,
+    snapshot_steps,
+    verify_trajectory,
+    write_manifest,
+)
 
 P = 7
 
@@ -202,3 +210,20 @@ def test_an_onset_that_never_comes_is_recorded_as_such(tiny, tmp_path):
 def test_a_share_that_is_none_is_refused(tiny, fall):
     with pytest.raises(GrokscopeError, match="onset_fall"):
         tiny(f"save.onset_fall={fall}")
+
+
+def test_a_run_killed_before_its_last_word_says_it_when_resumed(tiny, tmp_path):
+    recipe = tiny("save.schedule=['0:end:5','onset:20:1']", "save.evaluate=['0:end:2']")
+    directory = tmp_path / "run"
+    train(recipe, directory, device="cpu")
+    whole = read_manifest(directory)
+    facts = {key: value for key, value in whole["provenance"].items() if key not in ("finished", "seconds")}
+    # everything is committed, and the manifest is as it was at the start
+    early = {key: value for key, value in whole.items() if key != "onset"} | {"provenance": facts}
+    before = verify_trajectory(directory / "trajectory.h5").as_dict()["checksum"]
+    write_manifest(directory, early)
+    assert train(recipe, directory, device="cpu", resume=True).finished
+    found = read_manifest(directory)
+    assert found["onset"] == whole["onset"]
+    assert "finished" in found["provenance"]
+    assert verify_trajectory(directory / "trajectory.h5").as_dict()["checksum"] == before
