@@ -143,6 +143,11 @@ SERIES = {
 }
 
 
+def clock(name: str) -> str:
+    """Which time a series is judged by: that of the processor, but for a fleet, whose processes are its own."""
+    return "wall" if name.startswith("fleet") else "cpu"
+
+
 def exponent(numbers: list[int], values: list[float]) -> float:
     """Slope of log value on log number over the upper half of the series."""
     upper = slice(len(numbers) // 2 if len(numbers) > 3 else 0, None)
@@ -165,14 +170,13 @@ def draw(found: dict[str, dict[int, dict[str, float]]], path: Path) -> None:
     figure = Figure(figsize=(11, 7), layout="constrained")
     panels = figure.subplots(2, 3)
     for column, kind in enumerate(("by checkpoints", "by runs", "by p")):
-        for row, (quantity, label) in enumerate(
-            (("cpu", "processor time (s)"), ("memory", "peak memory (MB)"))
-        ):
+        for row, (quantity, label) in enumerate((("cpu", "time (s)"), ("memory", "peak memory (MB)"))):
             axes = panels[row, column]
             for name, points in found.items():
                 if not name.endswith(kind):
                     continue
-                numbers, values = list(points), [point[quantity] for point in points.values()]
+                which = clock(name) if quantity == "cpu" else quantity
+                numbers, values = list(points), [point[which] for point in points.values()]
                 slope = f", exponent {exponent(numbers, values):.2f}" if quantity == "cpu" else ""
                 axes.loglog(numbers, values, marker="o", label=name.split(",")[0] + slope)
             axes.set_xlabel(kind.removeprefix("by "))
@@ -206,7 +210,7 @@ def main() -> None:
                     flush=True,
                 )
             points = found[name]
-            slope = exponent(list(points), [point["cpu"] for point in points.values()])
+            slope = exponent(list(points), [point[clock(name)] for point in points.values()])
             print(f"{name}: time grows with exponent {slope:.2f}", flush=True)
     if args.json:
         args.json.write_text(json.dumps(found, indent=1))
