@@ -108,7 +108,8 @@ def test_a_dead_process_of_this_machine_is_succeeded_at_once(tmp_path, monkeypat
 def test_a_process_number_used_again_is_another_process(tmp_path):
     leave(tmp_path / "run", replace(Holder.here(), started="1"))
     with claimed(tmp_path / "run"):
-        pass
+        assert files(tmp_path) == [".run.claim-2"]
+    assert files(tmp_path) == []
 
 
 def test_a_killed_process_is_succeeded(tmp_path):

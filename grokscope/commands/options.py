@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,3 +43,25 @@ def user_function(model_spec: str | None) -> Any:
     from grokscope.user_code import load_function
 
     return None if model_spec is None else load_function(model_spec)
+
+
+def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What makes runs of a recipe: their names, seeds, settings and device, the same wherever runs are made."""
+    options = (
+        click.option("--name", metavar="NAME", help="Name of the run. Default: <recipe>-s<seed>."),
+        click.option("--seed", type=int, metavar="N", help="Seed of the split and of the initial weights."),
+        click.option("--seeds", metavar="A:B", help="A run for each seed from A up to, not including, B."),
+        click.option(
+            "--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Override a recipe field."
+        ),
+        click.option(
+            "--vary",
+            multiple=True,
+            metavar="FIELD=V,V,...",
+            help="A run for each value; several: each combination.",
+        ),
+        click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda"),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from grokscope.commands.options import json_option, workspace_option
+from grokscope.commands.options import json_option, recipe_options, workspace_option
 from grokscope.commands.output import sayer, write_json
 from grokscope.workspace import checked_name, settle_process
 
@@ -17,14 +17,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("recipe")
-@click.option("--name", metavar="NAME", help="Name of the run. Default: <recipe>-s<seed>.")
-@click.option("--seed", type=int, metavar="N", help="Seed of the split and of the initial weights.")
-@click.option("--seeds", metavar="A:B", help="A run for each seed from A up to, not including, B.")
-@click.option("--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Override a recipe field.")
-@click.option(
-    "--vary", multiple=True, metavar="FIELD=V,V,...", help="A run for each value; several: each combination."
-)
-@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda")
+@recipe_options
 @json_option
 @workspace_option
 def plan(

@@ -13,6 +13,7 @@ from grokscope.commands.options import (
     cluster_option,
     jobs_option,
     json_option,
+    recipe_options,
     shard_option,
     workspace_option,
 )
@@ -53,14 +54,7 @@ def quickstart(seed: int, json_out: str | None, workspace: Path) -> None:
 
 @click.command()
 @click.argument("recipe")
-@click.option("--name", metavar="NAME", help="Name of the run. Default: <recipe>-s<seed>.")
-@click.option("--seed", type=int, metavar="N", help="Seed of the split and of the initial weights.")
-@click.option("--seeds", metavar="A:B", help="A run for each seed from A up to, not including, B.")
-@click.option("--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Override a recipe field.")
-@click.option(
-    "--vary", multiple=True, metavar="FIELD=V,V,...", help="A run for each value; several: each combination."
-)
-@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda")
+@recipe_options
 @click.option("--resume", is_flag=True, help="Go on with stopped runs; start missing ones.")
 @jobs_option
 @cluster_option
