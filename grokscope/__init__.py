@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from grokscope.errors import GrokscopeError
 
 if TYPE_CHECKING:
+    from grokscope import export as export
     from grokscope.probes import probe as probe
     from grokscope.report import write_report as write_report
     from grokscope.runs import open_run as open_run
@@ -21,8 +22,12 @@ _HOMES = {"open_run": "grokscope.runs", "probe": "grokscope.probes", "write_repo
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
+    if name in _HOMES or name == "export":
         from importlib import import_module
 
-        return getattr(import_module(_HOMES[name]), name)
+        return (
+            import_module("grokscope.export")
+            if name == "export"
+            else getattr(import_module(_HOMES[name]), name)
+        )
     raise AttributeError(f"module 'grokscope' has no attribute {name!r}")

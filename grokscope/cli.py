@@ -11,7 +11,8 @@ import click
 from grokscope.commands.branches import fork, replay
 from grokscope.commands.foreign import catalog, import_, inspect
 from grokscope.commands.planning import plan
-from grokscope.commands.probing import probe, report
+from grokscope.commands.probing import probe
+from grokscope.commands.reporting import compare, export, figures, report, watch
 from grokscope.commands.stored import lens, verify
 from grokscope.commands.training import quickstart, train
 from grokscope.errors import GrokscopeError, nearest
@@ -41,7 +42,8 @@ def cli() -> None:
 
 
 for _command in (
-    quickstart, train, plan, replay, fork, import_, catalog, inspect, probe, report, verify, lens,
+    quickstart, train, plan, replay, fork, import_, catalog, inspect, probe, report, watch, compare, figures, export,
+    verify, lens,
 ):  # fmt: skip
     cli.add_command(_command)
 

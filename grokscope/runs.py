@@ -175,6 +175,12 @@ class Run:
             )
         return dataclasses.replace(self, rows=np.flatnonzero(keep))
 
+    def _repr_html_(self) -> str:
+        """How a notebook shows the run: its verdict where it was measured, a few numbers, a small curve."""
+        from grokscope.report.display import run_html
+
+        return run_html(self)
+
 
 def build_from_config(config: Mapping[str, Any], where: str) -> tuple[Task, Model]:
     """The task and the model that a stored or written config describes.

@@ -1,4 +1,4 @@
-"""Measuring runs: ``probe`` and ``report``."""
+"""Measuring runs: ``probe``."""
 
 from __future__ import annotations
 
@@ -127,39 +127,6 @@ def _probe_many(
         )
 
 
-@click.command()
-@click.argument("run")
-@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Default: reports/<name>.html.")
-@click.option("--open", "open_page", is_flag=True, help="Open the page in a browser.")
-@suite_option
-@plugin_option
-@model_option
-@workspace_option
-def report(
-    run: str,
-    out: Path | None,
-    open_page: bool,
-    suite: str,
-    plugins: tuple[str, ...],
-    model_spec: str | None,
-    workspace: Path,
-) -> None:
-    """Compile RUN into one HTML file."""
-    from grokscope.report import write_report
-
-    settle_process()
-    opened = open_given(run, workspace, user_function(model_spec))
-    record = measure(opened, suite=suite, plugins=plugins)
-    page = write_report(
-        opened, out or workspace / "reports" / f"{opened.path.name}.html", record=record, plugins=plugins
-    )
-    if record.verdict is not None:
-        click.echo(record.verdict.sentence)
-    click.echo(f"report  {page}")
-    if open_page:
-        click.launch(str(page))
-
-
 def measure(run: Run, **choice: Any) -> Record:
     """Measure with a progress bar over probes, reading what is already stored."""
     from tqdm import tqdm
@@ -179,7 +146,7 @@ def measure(run: Run, **choice: Any) -> Record:
 
 def _write_csv(out: str, record: Record) -> None:
     from grokscope.probes import registered
-    from grokscope.report.downloads import csv_files, probe_csv
+    from grokscope.report.csv_files import csv_files, probe_csv
 
     if out == "-":
         click.echo(probe_csv(record, record.names()), nl=False)

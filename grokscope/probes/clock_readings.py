@@ -26,6 +26,9 @@ TC = "arXiv 2606.05863"
 NEVER_FITTED = "the run never held its training level"
 UNTIMED = "the learning rate of every step is not recorded"
 
+# LaTeX of the time that the lines are fitted to
+_MIDDLE = r" \\ \bar{T}\text{ the middle of the interval of }T"
+
 QUANTITIES = (
     Quantity(
         "clocks.classifier",
@@ -33,14 +36,36 @@ QUANTITIES = (
         "T_cls(ε): the interval in which the training loss falls to ε and stays for 3 evaluations; an "
         "unreached level has no later end.",
         TC,
+        formula=r"T=\min\left\{t_j:L_j,L_{j+1},L_{j+2}\le\varepsilon\right\} \\ "
+        r"T_{\text{cls}}(\varepsilon)\in\left(\max\left\{t_j<T:L_j>\varepsilon\right\},\,T\right]",
     ),
-    Quantity("clocks.classifier.time", "Σ lr", "T_cls(ε) on the clock of summed learning rates.", TC),
     Quantity(
-        "clocks.classifier.logarithmic", "step", "Line of T_cls on log(1/ε): slope, 95 % interval, R².", TC
+        "clocks.classifier.time",
+        "Σ lr",
+        "T_cls(ε) on the clock of summed learning rates.",
+        TC,
+        formula=r"\sum_{s=1}^{T_{\text{cls}}(\varepsilon)}\text{lr}_s",
     ),
-    Quantity("clocks.classifier.power", "1", "Line of log T_cls on log(1/ε): slope, 95 % interval, R².", TC),
     Quantity(
-        "clocks.representation.<gap>.time", "Σ lr", "T_rep(η) on the clock of summed learning rates.", TC
+        "clocks.classifier.logarithmic",
+        "step",
+        "Line of T_cls on log(1/ε): slope, 95 % interval, R².",
+        TC,
+        formula=r"\bar{T}_{\text{cls}}(\varepsilon)\approx c+s\,\ln\frac{1}{\varepsilon}" + _MIDDLE,
+    ),
+    Quantity(
+        "clocks.classifier.power",
+        "1",
+        "Line of log T_cls on log(1/ε): slope, 95 % interval, R².",
+        TC,
+        formula=r"\ln\,\bar{T}_{\text{cls}}(\varepsilon)\approx c+s\,\ln\frac{1}{\varepsilon}" + _MIDDLE,
+    ),
+    Quantity(
+        "clocks.representation.<gap>.time",
+        "Σ lr",
+        "T_rep(η) on the clock of summed learning rates.",
+        TC,
+        formula=r"\sum_{s=1}^{T_{\text{rep}}(\eta)}\text{lr}_s",
     ),
     Quantity(
         "clocks.representation.<gap>",
@@ -50,6 +75,9 @@ QUANTITIES = (
         "Gaps of ranks and Schatten energies are the excess over the final median, so their last levels come "
         "early by construction.",
         TC,
+        formula=r"T=\min\left\{t_j\ge t_0:S_j,S_{j+1},S_{j+2}\le\eta\right\} \\ "
+        r"T_{\text{rep}}(\eta)\in\left(\max\left\{t_j<T:S_j>\eta\right\},\,T\right] \\ "
+        r"\eta=\rho\,S(t_0),\quad t_0=\argmax_{t\ge t_{\text{fit}}}S(t)",
     ),
     Quantity(
         "clocks.separation.<gap>",
@@ -57,6 +85,7 @@ QUANTITIES = (
         "T_rep/T_cls as an interval: the gap at a fraction of its largest value after the fit, the training "
         "loss at the same fraction of its first value.",
         TC,
+        formula=r"\frac{T_{\text{rep}}(\rho\,S(t_0))}{T_{\text{cls}}(\rho\,L(0))}",
     ),
     Quantity(
         "clocks.gap_growth",
@@ -65,6 +94,7 @@ QUANTITIES = (
         "straight line (R² ≥ 0.95, both halves within 25 % of the whole): slope, 95 % interval from block means, "
         "and R².",
         TC,
+        formula=r"\min_{i\in\text{train}}\left(z_{i,y_i}-\max_{m\ne y_i}z_{i,m}\right)\approx c+s\,t",
     ),
     Quantity(
         "clocks.tail_contraction",
@@ -72,6 +102,7 @@ QUANTITIES = (
         "μ = 1 − L(t+1)/L(t) of the training loss after the fit, over the longest stretch that one μ describes "
         "(log loss straight, both halves within 25 % of the whole): value and 95 % interval from block means.",
         TC,
+        formula=r"\mu=1-e^{s},\quad\ln\,L(t)\approx c+s\,t",
     ),
     Quantity(
         "clocks.tail",
@@ -80,6 +111,7 @@ QUANTITIES = (
         "rolling-origin prediction error to an exponential's (0.8 or less prefers the power), the difference "
         "of AIC, and θ = (1 + 1/β)/2 with its interval.",
         TC,
+        formula=r"L(t)\approx L_\infty+c\,(t-t_0)^{-\beta},\quad\theta=\frac{1}{2}\left(1+\frac{1}{\beta}\right)",
     ),
 )
 

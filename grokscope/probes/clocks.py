@@ -171,6 +171,15 @@ clocks.figure(
 
 
 clocks.figure(
+    "Which quantity moved first",
+    "The interval in which each quantity began its change after the fit, as wide as the spacing of the saves. ◀: "
+    "before the test loss (●) began to fall; ▶: after it; no sign: the intervals overlap and nothing is claimed.",
+    needs=("loss.test",),
+    size=(8.0, 4.2),
+)(drawing.draw_onsets)
+
+
+clocks.figure(
     "The classifier's clock",
     "T_cls(ε) against 1/ε with the better of the two lines. Bars are the intervals of the crossings.",
     needs=("clocks.classifier", "clocks.classifier.power"),

@@ -34,6 +34,10 @@ CYCLE = ("#1f6fb4", "#d1495b", "#2f8f5b", "#7a2e8e", "#e8a33d", "#0f8b8d", "#8d5
 EVENT_COLOURS = {"fit": TRAIN, "grok": TEST}
 MAX_POINTS = 300
 
+TIME, EVENT, CHANCE, SERIES = "time", "event", "chance", "series:"
+"""What the artists of a figure are called, so that a page can tell a time axis, the marks of events, the band of
+chance and the lines of measured series (followed by their name) from everything else."""
+
 _UNDRAWABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 
 INK, FAINT = "#1b2430", "#5b6675"
@@ -109,6 +113,7 @@ def time_axes(figure: Figure, record: Record, rows: int = 1, *, log: bool = True
     made = list(np.atleast_1d(figure.subplots(1, rows)).ravel())
     last = int(record.steps[-1]) if len(record.steps) else 1
     for axes in made:
+        axes.set_gid(TIME)
         if log and last >= 100:
             positive = record.steps[record.steps > 0]
             threshold = float(max(1, positive[0]))
@@ -151,13 +156,14 @@ def mark_events(axes: Axes, record: Record, names: Sequence[str] = ("fit", "grok
     spots = [float(place.transform((by, 0.0))[0]) for by, _, _ in marks]
     for position, (by, event, name) in enumerate(marks):
         colour = EVENT_COLOURS.get(name, NEUTRAL)
-        axes.axvspan(by if event.after is None else event.after, by, color=colour, alpha=0.18, linewidth=0)
-        axes.axvline(by, color=colour, alpha=0.7, linewidth=0.9, linestyle=(0, (3, 2)))
+        start = by if event.after is None else event.after
+        axes.axvspan(start, by, color=colour, alpha=0.18, linewidth=0, gid=EVENT)
+        axes.axvline(by, color=colour, alpha=0.7, linewidth=0.9, linestyle=(0, (3, 2)), gid=EVENT)
         room = (spots[position + 1] if position + 1 < len(spots) else 1.06) - spots[position]
         side = "left" if room > 0.09 else "right"
         axes.annotate(
             name, (by, 1), xycoords=("data", "axes fraction"), xytext=(-2 if side == "left" else 2, 3),
-            color=colour, textcoords="offset points", va="bottom", ha=side, fontsize=8.5,
+            color=colour, textcoords="offset points", va="bottom", ha=side, fontsize=8.5, gid=EVENT,
         )  # fmt: skip
 
 
@@ -172,13 +178,16 @@ def curve(
     if len(values) == len(over) - 1:
         over = over[1:]
     keep = thin(len(over))
+    # a series over other steps than the saves is no series of the page
+    if steps is None:
+        style.setdefault("gid", f"{SERIES}{name}")
     axes.plot(over[keep], np.asarray(values, dtype=float)[keep], label=label, color=colour, **style)
     return True
 
 
 def band(axes: Axes, low: float, high: float, label: str = "chance") -> None:
     """Shade the values that chance gives, from ``low`` to ``high``, behind every curve."""
-    axes.axhspan(low, high, color=BAND, alpha=0.3, linewidth=0, zorder=0, label=label)
+    axes.axhspan(low, high, color=BAND, alpha=0.3, linewidth=0, zorder=0, label=label, gid=CHANCE)
 
 
 def legend(axes: Axes, **options: Any) -> None:

@@ -50,12 +50,12 @@ def neuron_reader(
     """
     model = run.model
     lacking = run.lacks("function")
-    absent = lacking.reason if lacking else _why_no_neurons(model, token)
+    absent = lacking.reason if lacking else why_no_neurons(model, token)
     if absent or isinstance(token, Absent):
         for quantity in NEURON_MEASURES:
             record.skip(f"fourier.{quantity}", absent)
         return None
-    sign, _ = _sign(run.task, token, answer, model)
+    sign, _ = sign_of_phases(run.task, token, answer, model)
     residues = torch.arange(token.n) if token.axis.kind == "additive" else torch.as_tensor(token.axis.rows)
 
     def read(params: Params) -> Values:
@@ -66,7 +66,7 @@ def neuron_reader(
             return found
         view = neuron_view(model, params, residues)
         assert not isinstance(view, Absent)
-        inputs = _less_bias(model, params, view.inputs)
+        inputs = less_bias(model, params, view.inputs)
         with suppress(ValueError):
             found["ipr"], found["ipr_complex"] = measures.inverse_participations(*inputs)
         neurons = joined([frequencies_of_rows(rows, token.n) for rows in view.rows])
@@ -93,7 +93,7 @@ def record_neurons(
     run: Run, record: Record, token: CyclicAxis, answer: CyclicAxis | Absent, values: Values
 ) -> Tensor:
     """Record what :func:`neuron_reader` read of every save; returns (T, F) the neurons' shares by frequency."""
-    _, no_phases = _sign(run.task, token, answer, run.model)
+    _, no_phases = sign_of_phases(run.task, token, answer, run.model)
     for quantity in (*OF_INPUTS, "neuron_explained"):
         record_series(record, f"fourier.{quantity}", values[quantity], SILENT)
     silent = record.get("fourier.neuron_explained") is None
@@ -104,7 +104,7 @@ def record_neurons(
     return values[SHARES]
 
 
-def _why_no_neurons(model: Model, token: CyclicAxis | Absent) -> str:
+def why_no_neurons(model: Model, token: CyclicAxis | Absent) -> str:
     if isinstance(token, Absent):
         return token.reason
     if token.overlapping:
@@ -116,7 +116,9 @@ def _why_no_neurons(model: Model, token: CyclicAxis | Absent) -> str:
     return ""
 
 
-def _sign(task: Task, token: CyclicAxis, answer: CyclicAxis | Absent, model: Model) -> tuple[int | None, str]:
+def sign_of_phases(
+    task: Task, token: CyclicAxis, answer: CyclicAxis | Absent, model: Model
+) -> tuple[int | None, str]:
     """The sign of b's phase in the rule, or why phases say nothing about this task."""
     signs = {"add": 1, "mul": 1, "sub": -1, "div": -1}
     output = model.neuron_logit(no_params(model))
@@ -129,7 +131,7 @@ def _sign(task: Task, token: CyclicAxis, answer: CyclicAxis | Absent, model: Mod
     return signs[task.operation], ""
 
 
-def _less_bias(model: Model, params: Params, inputs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def less_bias(model: Model, params: Params, inputs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """Input weights of either operand, without the bias that the anatomy adds to the first."""
     first, second = inputs
     bias = model.neuron_bias(params)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
@@ -21,37 +22,65 @@ from grokscope.probes.gradient_readings import (
 from grokscope.probes.record import Quantity, Record
 from grokscope.probes.registry import register
 from grokscope.probes.series import SaveSeries
+from grokscope.probes.views import Content, Frames
 from grokscope.runs import Params, Run
 
 TC = "arXiv 2606.05863"
 
+# LaTeX of the chain-rule bound on the embedding's gradient of one sample
+_EMBEDDING_BOUND = (
+    r"\beta_E=\left\|B\right\|_2\,\kappa^L\prod_{k}\left\|W_k\right\|_2\left\|U\right\|_2"
+    r"\left\|\delta\right\| \\ z=BE,\quad\kappa=1\text{ (ReLU)},\,1.129\text{ (GELU)}"
+)
 # names that say more come first: a placeholder stands for any number of words
 QUANTITIES = (
     Quantity(
         "gradients.with_decay.<block>.norm",
         "nat/weight",
         "‖g + λθ‖ of the block, λ the weight decay of the run.",
+        formula=r"\left\|g+\lambda\theta\right\|,\quad g=\nabla_\theta L",
     ),
     Quantity(
         "gradients.with_decay.<block>.per_parameter",
         "nat/weight",
         "Root mean square of g + λθ over the block.",
+        formula=r"\frac{\left\|g+\lambda\theta\right\|}{\sqrt{n}},\quad\theta\in\text{R}^n",
     ),
-    Quantity("gradients.with_decay.<block>.relative", "nat/weight²", "‖g + λθ‖/‖θ‖ of the block."),
-    Quantity(RATIOS["norm"], "1", "‖g‖ of the head over ‖g‖ of the embedding, without weight decay.", TC),
+    Quantity(
+        "gradients.with_decay.<block>.relative",
+        "nat/weight²",
+        "‖g + λθ‖/‖θ‖ of the block.",
+        formula=r"\frac{\left\|g+\lambda\theta\right\|}{\left\|\theta\right\|}",
+    ),
+    Quantity(
+        RATIOS["norm"],
+        "1",
+        "‖g‖ of the head over ‖g‖ of the embedding, without weight decay.",
+        TC,
+        formula=r"\frac{\left\|g_U\right\|}{\left\|g_E\right\|},\quad g_U=\nabla_U L,\quad g_E=\nabla_E L",
+    ),
     Quantity(
         RATIOS["per_parameter"],
         "1",
         "The same with root mean squares, which takes the sizes of blocks out.",
         TC,
+        formula=r"\frac{\left\|g_U\right\|/\sqrt{n_U}}{\left\|g_E\right\|/\sqrt{n_E}}",
     ),
-    Quantity(RATIOS["relative"], "1", "The same with ‖g‖/‖θ‖.", TC),
+    Quantity(
+        RATIOS["relative"],
+        "1",
+        "The same with ‖g‖/‖θ‖.",
+        TC,
+        formula=r"\frac{\left\|g_U\right\|/\left\|U\right\|}{\left\|g_E\right\|/\left\|E\right\|}",
+    ),
     Quantity(
         FORCED,
         "1",
         "Share of training samples whose head gradient exceeds the upper bound of their embedding gradient. "
         "There the bounds alone put the head first; elsewhere its size is a measurement.",
         TC,
+        formula=r"\frac{1}{N}\left|\left\{i:\left\|\nabla_U\ell_i\right\|>\beta_{E,i}\right\}\right| \\ "
+        + _EMBEDDING_BOUND,
     ),
     Quantity(
         "gradients.bound_slack.<block>",
@@ -59,6 +88,12 @@ QUANTITIES = (
         "Mean over training samples of a per-sample gradient norm over its chain-rule bound: 1 is tight. The "
         "head's is an equality, ‖∇_Uℓ‖ = ‖δ‖‖h‖.",
         TC,
+        formula=r"\operatorname*{mean}_{i:\beta_i>0}\frac{\left\|\nabla\ell_i\right\|}{\beta_i},"
+        r"\quad\beta_U=\left\|\delta\right\|\left\|h_L\right\| \\ "
+        r"\beta_{W_l}=\kappa^{L-l+1}\left\|h_{l-1}\right\|\prod_{k>l}\left\|W_k\right\|_2"
+        r"\left\|U\right\|_2\left\|\delta\right\| \\ "
+        + _EMBEDDING_BOUND
+        + r" \\ \left\|h\right\|\text{ with a bias: }\sqrt{1+\left\|h\right\|^2}",
     ),
     Quantity(
         "gradients.cancellation.<block>",
@@ -67,17 +102,43 @@ QUANTITIES = (
         "needs no bound, only norms in closed form: of every block of an MLP, of head and last mlp of a "
         "transformer without norms, elsewhere of the head, where it is not tied to the embedding.",
         TC,
+        formula=r"\frac{\left\|\operatorname*{mean}_i\nabla\ell_i\right\|}"
+        r"{\operatorname*{mean}_i\left\|\nabla\ell_i\right\|}",
     ),
-    Quantity(UPDATES[0], "1", "‖ΔU‖/‖ΔE‖, how far head and embedding moved between consecutive saves.", TC),
-    Quantity(UPDATES[1], "1", "The same with each update relative to the norm of its block.", TC),
+    Quantity(
+        UPDATES[0],
+        "1",
+        "‖ΔU‖/‖ΔE‖, how far head and embedding moved between consecutive saves.",
+        TC,
+        formula=r"\frac{\left\|U(t')-U(t)\right\|}{\left\|E(t')-E(t)\right\|},\quad t'\text{ the next save}",
+    ),
+    Quantity(
+        UPDATES[1],
+        "1",
+        "The same with each update relative to the norm of its block.",
+        TC,
+        formula=r"\frac{\left\|U(t')-U(t)\right\|/\left\|U(t)\right\|}"
+        r"{\left\|E(t')-E(t)\right\|/\left\|E(t)\right\|},\quad t'\text{ the next save}",
+    ),
     Quantity(
         "gradients.<block>.norm",
         "nat/weight",
         "‖g‖ of the block: gradient of the training objective over all training samples, without decay.",
         TC,
+        formula=r"\left\|g\right\|,\quad g=\nabla_\theta L",
     ),
-    Quantity("gradients.<block>.per_parameter", "nat/weight", "Root mean square of g over the block."),
-    Quantity("gradients.<block>.relative", "nat/weight²", "‖g‖/‖θ‖ of the block."),
+    Quantity(
+        "gradients.<block>.per_parameter",
+        "nat/weight",
+        "Root mean square of g over the block.",
+        formula=r"\frac{\left\|g\right\|}{\sqrt{n}},\quad\theta\in\text{R}^n",
+    ),
+    Quantity(
+        "gradients.<block>.relative",
+        "nat/weight²",
+        "‖g‖/‖θ‖ of the block.",
+        formula=r"\frac{\left\|g\right\|}{\left\|\theta\right\|}",
+    ),
 )
 
 
@@ -169,6 +230,23 @@ def _named(record: Record, prefix: str) -> list[tuple[str, str, str]]:
     known = {"head": TEST, "embedding": TRAIN}
     others = iter([c for c in CYCLE if c not in known.values()] * 2)
     return [(name, block, known.get(block) or next(others)) for name, block in found]
+
+
+@gradients.view(
+    "shares",
+    "shares",
+    "Whose gradient it is",
+    "Shares of the blocks in the squared norm of the gradient of the training objective, without weight decay.",
+)
+def draw_shares(run: Run, record: Record) -> Content | None:
+    """Squared gradient norms of the blocks over their sum."""
+    found = _named(record, "")
+    if len(found) < 2:
+        return None
+    squares = np.stack([np.square(np.asarray(record[name], dtype=float)) for name, _, _ in found], axis=1)
+    total = squares.sum(1, keepdims=True)
+    shares = np.divide(squares, total, out=np.zeros_like(squares), where=total > 0)
+    return {"labels": [block for _, block, _ in found], "values": Frames(shares, "byte", low=0.0, high=1.0)}
 
 
 def _log(axes: Axes) -> None:

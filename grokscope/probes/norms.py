@@ -34,6 +34,7 @@ NO_MATRIX = "no tensor of it is a weight matrix"
             "Frobenius norm over all weight matrices, taken as one vector: no biases, no LayerNorm gains, no "
             "buffers; position embeddings count.",
             "arXiv 2606.13753",
+            formula=r"\sqrt{\sum_W\left\|W\right\|_F^2}",
         ),
         Quantity(
             "norm.at_grok",
@@ -41,8 +42,17 @@ NO_MATRIX = "no tensor of it is a weight matrix"
             "norm.total at the first save at or after the first evaluation whose test skill, over all test "
             "pairs, is at least 0.9; its median over seeds is W_c.",
             "arXiv 2606.13753",
+            formula=r"\sqrt{\sum_W\left\|W(t)\right\|_F^2} \\ "
+            r"t=\min\left\{u\in\text{saves}:u\ge v\right\} \\ "
+            r"v=\min\left\{u\in\text{evaluations}:s(u)\ge 0.9\right\} \\ "
+            r"s=\frac{\text{accuracy}-\text{chance}}{1-\text{chance}}",
         ),
-        Quantity("norm.<block>", "1", "Frobenius norm over the weight matrices of one block."),
+        Quantity(
+            "norm.<block>",
+            "1",
+            "Frobenius norm over the weight matrices of one block.",
+            formula=r"\sqrt{\sum_{W\in\text{block}}\left\|W\right\|_F^2}",
+        ),
     ),
     caveat="Weight matrices are those the model names, not tensors chosen by their number of axes. Position "
     "embeddings count as weights; biases, LayerNorm gains and buffers do not.",

@@ -21,15 +21,18 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Quantity:
-    """A public name, its unit and what it means.
+    r"""A public name, its unit and what it means.
 
-    ``name`` may hold ``<map>``-like placeholders that stand for one or more dotted words.
+    ``name`` may hold ``<map>``-like placeholders that stand for one or more dotted words. ``formula`` is the LaTeX
+    of what is computed, in the symbols of ``meaning``, one for all instances of the name; ``\\`` begins a new
+    line. It is empty where words say it better. Pass it by keyword.
     """
 
     name: str
     unit: str
     meaning: str
     source: str = ""
+    formula: str = field(default="", kw_only=True)
 
     def matches(self, name: str) -> bool:
         """Whether a concrete name is an instance of this one."""

@@ -29,6 +29,44 @@ def draw_flips(record: Record, figure: Figure) -> None:
     right.set_ylim(-0.03, 1.03)
 
 
+FROZEN = (
+    ("regions.flipped", "90 % of gates", 0.9),
+    ("regions.flipped", "99 % of gates", 0.99),
+    ("regions.flipped", "99.9 % of gates", 0.999),
+    ("regions.frozen_samples", "half of the samples", 0.5),
+    ("regions.frozen_samples", "99 % of the samples", 0.99),
+    ("regions.frozen_samples", "all samples", 1.0),
+)
+"""Rows of the timeline: the series, its label, and the share that must be kept from save to save."""
+
+
+def draw_frozen(record: Record, figure: Figure) -> None:
+    """Stretches between saves over which at least a given share of gates, or of whole patterns, was kept."""
+    axes = time_axes(figure, record)[0]
+    rows = [row for row in FROZEN if record.get(row[0]) is not None]
+    for place, (name, _, share) in enumerate(rows):
+        values = np.asarray(record[name], dtype=float)
+        kept = 1 - values if name == "regions.flipped" else values
+        found = stretches(np.nan_to_num(kept) >= share)
+        colour = CYCLE[0] if name == "regions.flipped" else CYCLE[2]
+        for first, last in found:
+            ends = [float(record.steps[first]), float(record.steps[last])]
+            axes.plot(ends, [place, place], color=colour, linewidth=9, solid_capstyle="butt")
+        if not found:
+            axes.annotate(
+                "never", (0.01, place), xycoords=("axes fraction", "data"), va="center", color=NEUTRAL
+            )
+    axes.set_yticks(range(len(rows)), [label for _, label, _ in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.grid(False, axis="y")
+
+
+def stretches(holds: np.ndarray) -> list[tuple[int, int]]:
+    """Longest runs of true entries of (T − 1,) intervals, as positions (first save, last save)."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], holds, [False]]).astype(int)))
+    return [(int(start), int(stop)) for start, stop in zip(edges[::2], edges[1::2], strict=True)]
+
+
 def draw_margins(record: Record, figure: Figure) -> None:
     """Quantiles of the gate margin, and the local complexity."""
     left, right = time_axes(figure, record, 2)
@@ -90,6 +128,14 @@ FIGURES = (
         "line is the first save from which 99 % of samples hold their final pattern.",
         ("regions.flipped",),
         draw_flips,
+    ),
+    (
+        "Frozen stretches",
+        "Stretches of training over which, from each save to the next, so many gates (sample by sample) or so many "
+        "whole gate patterns stayed as they were. Only for samples whose whole pattern is kept does the linear "
+        "reduction hold through the stretch, and only as far as the saves can tell.",
+        ("regions.flipped",),
+        draw_frozen,
     ),
     (
         "How near the gates are",

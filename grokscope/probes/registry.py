@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from grokscope.errors import GrokscopeError, nearest
 from grokscope.probes.record import Quantity, Record
+from grokscope.probes.views import Kind, Make, ViewSpec
 from grokscope.runs import NEEDS, Need, Run
 from grokscope.user_code import run_file
 
@@ -39,7 +40,8 @@ class FigureSpec:
 class Probe:
     """One question to a run: what it measures, and how the answer is drawn.
 
-    Call it with a run and a record to measure. Figures are added by the :meth:`figure` decorator.
+    Call it with a run and a record to measure. Figures are added by the :meth:`figure` decorator, pictures that
+    follow the page's time cursor by :meth:`view`.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Probe:
     after: tuple[str, ...] = ()
     figures: list[FigureSpec] = field(default_factory=list)
     needs: tuple[Need, ...] = ()
+    views: list[ViewSpec] = field(default_factory=list)
 
     def __call__(self, run: Run, record: Record, **options: Any) -> None:
         known = list(inspect.signature(self.measure).parameters)[2:]
@@ -86,6 +89,19 @@ class Probe:
         def keep(draw: Draw) -> Draw:
             self.figures.append(FigureSpec(title, caption, draw, size, tuple(needs)))
             return draw
+
+        return keep
+
+    def view(self, name: str, kind: Kind, title: str, caption: str) -> Callable[[Make], Make]:
+        """Register ``make(run, record)`` for a picture that follows the time cursor of the report.
+
+        It returns the content that :mod:`grokscope.probes.views` lists for ``kind``, or ``None`` where the run has
+        nothing to show.
+        """
+
+        def keep(make: Make) -> Make:
+            self.views.append(ViewSpec(name, title, caption, kind, make))
+            return make
 
         return keep
 

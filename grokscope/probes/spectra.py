@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,6 +28,7 @@ from grokscope.probes.stepwise import (
     rowwise,
     unless_refused,
 )
+from grokscope.probes.views import MOST_RANKS, Content, Frames, keyframes
 from grokscope.runs import Model, Params, Run
 
 CLOCKS, EFFECTIVE = "arXiv 2606.05863", "Roy and Vetterli, EUSIPCO 2007"
@@ -57,29 +59,67 @@ QUANTITIES = (
         "1",
         "Singular values in descending order, by a float64 decomposition; for agop the square roots of its "
         "eigenvalues. Zeros beyond the narrowest factor are left out.",
+        formula=r"A=\sum_i\sigma_i u_i v_i^\top,\quad\sigma_1\ge\sigma_2\ge\cdots\ge 0",
     ),
-    Quantity("spectra.<map>.stable_rank", "1", f"‖A‖_F²/‖A‖₂² = Σσ²/σ₁² {ABOVE}.", CLOCKS),
-    Quantity("spectra.<map>.effective_rank", "1", f"exp(−Σ q log q) with q = σ/Σσ {ABOVE}.", EFFECTIVE),
-    Quantity("spectra.<map>.entropy_rank", "1", f"exp(−Σ q log q) with q = σ²/Σσ² {ABOVE}."),
-    Quantity("spectra.<map>.participation", "1", f"(Σσ²)²/Σσ⁴ {ABOVE}."),
     Quantity(
-        "spectra.<map>.numerical_rank", "1", "Number of σ > max(m, n)·eps·σ₁, eps that of the stored weights."
+        "spectra.<map>.stable_rank",
+        "1",
+        f"‖A‖_F²/‖A‖₂² = Σσ²/σ₁² {ABOVE}.",
+        CLOCKS,
+        formula=r"\frac{\left\|A\right\|_F^2}{\left\|A\right\|_2^2}=\frac{\sum_i\sigma_i^2}{\sigma_1^2}",
+    ),
+    Quantity(
+        "spectra.<map>.effective_rank",
+        "1",
+        f"exp(−Σ q log q) with q = σ/Σσ {ABOVE}.",
+        EFFECTIVE,
+        formula=r"\exp\left(-\sum_i q_i\ln\,q_i\right),\quad q_i=\frac{\sigma_i}{\sum_j\sigma_j}",
+    ),
+    Quantity(
+        "spectra.<map>.entropy_rank",
+        "1",
+        f"exp(−Σ q log q) with q = σ²/Σσ² {ABOVE}.",
+        formula=r"\exp\left(-\sum_i q_i\ln\,q_i\right),\quad q_i=\frac{\sigma_i^2}{\sum_j\sigma_j^2}",
+    ),
+    Quantity(
+        "spectra.<map>.participation",
+        "1",
+        f"(Σσ²)²/Σσ⁴ {ABOVE}.",
+        formula=r"\frac{\left(\sum_i\sigma_i^2\right)^2}{\sum_i\sigma_i^4}",
+    ),
+    Quantity(
+        "spectra.<map>.numerical_rank",
+        "1",
+        "Number of σ > max(m, n)·eps·σ₁, eps that of the stored weights.",
+        formula=r"\left|\left\{i:\sigma_i>\max(m,n)\,\varepsilon\,\sigma_1\right\}\right|",
     ),
     Quantity(
         "spectra.<map>.schatten_two_over_depth",
         "1",
         f"Σσ^{{2/L}} {ABOVE}, L the number of factors of the map.",
         CLOCKS,
+        formula=r"\sum_i\sigma_i^{2/L}",
     ),
-    Quantity("spectra.<map>.schatten_half", "1", f"Σσ^{{1/2}} {ABOVE}."),
-    Quantity("spectra.<map>.nuclear", "1", f"Σσ {ABOVE}."),
-    Quantity("spectra.<map>.frobenius", "1", f"(Σσ²)^{{1/2}} {ABOVE}."),
-    Quantity("spectra.<map>.spectral", "1", "The largest σ."),
+    Quantity("spectra.<map>.schatten_half", "1", f"Σσ^{{1/2}} {ABOVE}.", formula=r"\sum_i\sigma_i^{1/2}"),
+    Quantity("spectra.<map>.nuclear", "1", f"Σσ {ABOVE}.", formula=r"\sum_i\sigma_i"),
+    Quantity(
+        "spectra.<map>.frobenius",
+        "1",
+        f"(Σσ²)^{{1/2}} {ABOVE}.",
+        formula=r"\left\|A\right\|_F=\sqrt{\sum_i\sigma_i^2}",
+    ),
+    Quantity(
+        "spectra.<map>.spectral",
+        "1",
+        "The largest σ.",
+        formula=r"\left\|A\right\|_2=\sigma_1",
+    ),
     *[
         Quantity(
             f"spectra.<map>.{rank}.null",
             "1",
             f"5, 50 and 95 % quantiles of the {rank.replace('_', ' ')} over Gaussian weights.",
+            formula=r"W_{ij}\sim N\left(0,\frac{1}{n_{\text{in}}}\right)",
         )
         for rank in WITH_NULL
     ],
@@ -88,6 +128,7 @@ QUANTITIES = (
         "1",
         "Σ‖W_l‖_F² − L Σσ(A)^{2/L} ≥ 0, zero exactly for balanced factors of the product A.",
         CLOCKS,
+        formula=r"\sum_{l=1}^L\left\|W_l\right\|_F^2-L\sum_i\sigma_i(A)^{2/L} \\ A=W_L\cdots W_1",
     ),
 )
 
@@ -306,3 +347,31 @@ spectra.figure(
     "squared weight norm.",
     needs=("spectra.balance_gap",),
 )(drawing.draw_balance)
+
+
+@spectra.view(
+    "singular-values",
+    "values",
+    "Singular values",
+    "Singular values of a map by rank at this step, on a logarithmic scale: all of them up to 32, else 32 of them "
+    "evenly spread over the ranks.",
+)
+def draw_spectrum_at_step(run: Run, record: Record) -> Content | None:
+    """The singular values of every map, at keyframes."""
+    rows, layers = keyframes(record), []
+    for name in record.measurements:
+        words = name.split(".")
+        if words[0] != "spectra" or words[-1] != "singular_values":
+            continue
+        values = np.asarray(record[name], dtype=float)
+        if not np.isfinite(values).any():
+            continue
+        chosen = np.unique(
+            np.linspace(0, values.shape[1] - 1, min(MOST_RANKS, values.shape[1])).round().astype(int)
+        )
+        layers.append({
+            "label": ".".join(words[1:-1]).replace("_", " "),
+            "values": Frames(values[rows][:, chosen], "log16", rows),
+            "ranks": [int(rank) + 1 for rank in chosen],
+        })  # fmt: skip
+    return {"layers": layers, "ylabel": "singular value"} if layers else None

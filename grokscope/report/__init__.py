@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from grokscope.report.downloads import csv_files
+from grokscope.report.csv_files import csv_files
 from grokscope.report.figures import figure_svg, make_figure
 from grokscope.report.page import Facts, render_page
 from grokscope.report.write import default_out, write_report

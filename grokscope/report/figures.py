@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib
@@ -16,6 +19,7 @@ from grokscope.probes.drawing import BAND, CYCLE, FAINT, INK, finish, flatten, n
 from grokscope.probes.record import Quantity, Record
 from grokscope.probes.registry import FigureSpec, Probe
 from grokscope.report.kept_drawings import KeptDrawings
+from grokscope.report.live_charts import describe
 
 _SVG = "{http://www.w3.org/2000/svg}"
 _HREF = "{http://www.w3.org/1999/xlink}href"
@@ -51,12 +55,18 @@ _KEPT = {"svg", "g", "defs", "path", "use", "text", "tspan", "clipPath", "rect",
 
 @dataclass(frozen=True)
 class Drawing:
-    """One figure on the page: SVG text, or in its place the ``failure`` in one line."""
+    """One figure on the page: SVG text, or in its place the ``failure`` in one line.
+
+    ``chart`` is what the page needs to draw its axes over time again; see :mod:`grokscope.report.live_charts`.
+    """
 
     title: str
     caption: str
     svg: str
     failure: str = ""
+    key: str = ""
+    chart: Mapping[str, Any] | None = None
+    needs: tuple[str, ...] = ()
 
 
 def draw_figures(
@@ -71,13 +81,16 @@ def draw_figures(
     for position, spec in enumerate(probe.figures, 1):
         if not all(_measured(record, name) for name in spec.needs):
             continue
-        name = f"{probe.name}/{prefix}-{position}"
+        key = f"{prefix}-{position}"
+        name, chart_name = f"{probe.name}/{key}", f"{probe.name}/{key}/chart"
         mine = kept if is_builtin(probe) else None
-        if mine is not None and (svg := mine.get(name)) is not None:
-            drawn.append(Drawing(spec.title, spec.caption, svg))
-            continue
+        if mine is not None:
+            svg, chart = mine.get(name), mine.get(chart_name)
+            if svg is not None and chart is not None:
+                drawn.append(Drawing(spec.title, spec.caption, svg, "", key, json.loads(chart), spec.needs))
+                continue
         try:
-            svg = figure_svg(spec, record, f"{prefix}-{position}")
+            svg, chart = draw_figure(spec, record, key)
         except Exception as error:  # whatever a plug-in's drawing does, the page must stand
             if strict and is_builtin(probe):
                 raise
@@ -86,7 +99,8 @@ def draw_figures(
             continue
         if mine is not None:
             mine.put(name, svg)
-        drawn.append(Drawing(spec.title, spec.caption, svg))
+            mine.put(chart_name, json.dumps(chart))
+        drawn.append(Drawing(spec.title, spec.caption, svg, "", key, chart, spec.needs))
     return drawn
 
 
@@ -117,7 +131,12 @@ def _drawn(spec: FigureSpec, record: Record) -> Figure:
 
 
 def figure_svg(spec: FigureSpec, record: Record, prefix: str) -> str:
-    """``spec`` drawn from ``record`` as an ``<svg>`` element for inlining.
+    """``spec`` drawn from ``record`` as an ``<svg>`` element for inlining; see :func:`draw_figure`."""
+    return draw_figure(spec, record, prefix)[0]
+
+
+def draw_figure(spec: FigureSpec, record: Record, prefix: str) -> tuple[str, dict[str, Any] | None]:
+    """``spec`` drawn from ``record`` as an ``<svg>`` element for inlining, and what its time axes show.
 
     Equal records give equal text. Ids start with ``prefix``, nothing points outside the element, text is
     text, colours of the drawing style are CSS variables with the light theme's colour as a fallback.
@@ -128,7 +147,8 @@ def figure_svg(spec: FigureSpec, record: Record, prefix: str) -> str:
         if len(text) > MOST_CHARACTERS:
             flatten(figure)
             text = _printed(figure)
-    return _inlined(text, prefix, spec.title, spec.caption)
+        chart = describe(figure, THEME)
+    return _inlined(text, prefix, spec.title, spec.caption), chart
 
 
 def _printed(figure: Figure) -> str:
@@ -152,6 +172,7 @@ def _inlined(text: str, prefix: str, title: str, caption: str) -> str:
     root.attrib.update({
         "viewBox": box,
         "class": "figure",
+        "data-figure": prefix,
         "style": f"max-width: {width / POINTS_PER_REM:.4g}rem",
         "role": "img",
         "aria-labelledby": f"{prefix}-title {prefix}-desc",

@@ -168,11 +168,6 @@ def _string(text: str) -> str:
     return "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in quoted)
 
 
-def natural_size(count: int) -> str:
-    """A number of bytes in words."""
-    return f"{count / 1000:.0f} kB" if count >= 1000 else f"{count} bytes"
-
-
 def slug(text: str) -> str:
     """Letters, digits, dots and hyphens only: safe as a file name, an id and an attribute."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[:60] or "unnamed"

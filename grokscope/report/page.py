@@ -18,10 +18,12 @@ from markupsafe import Markup, escape
 
 from grokscope.probes.record import Quantity, Record, Verdict
 from grokscope.probes.registry import Probe
-from grokscope.report.downloads import embed
+from grokscope.report.citation import citation
+from grokscope.report.evidence import evidence_of_claims, shown_quantities
 from grokscope.report.figures import Drawing, draw_figures
 from grokscope.report.formatting import as_toml, flattened, slug, whole
 from grokscope.report.kept_drawings import KeptDrawings
+from grokscope.report.live import LiveView, live_json
 from grokscope.report.origin import alerts_of_audit, origin_of
 from grokscope.report.tables import (
     Holdings,
@@ -39,8 +41,11 @@ from grokscope.report.tables import (
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{hash}'"
 
-MOST_BYTES = 1_900_000
-"""Size that a page keeps to by leaving data out of its downloads, never by leaving out a figure or table."""
+_SCRIPTS = (
+    "core", "conveniences", "decode", "time", "panels", "timebar", "scales", "chart", "printed", "downloads",
+    "views", "view-answers", "view-spectra", "view-maps", "start",
+)  # fmt: skip
+"""The page's script in the order in which its files are put together: each uses only what stands before it."""
 
 _TONES = {
     "grokked": "good",
@@ -53,6 +58,9 @@ _TONES = {
     "lost": "bad",
     "unstable": "bad",
 }
+_OFF_THE_PAGE = ("started", "finished", "seconds", "imported")
+_FOLDERS = re.compile(r"(?<![\w./~-])/(?:[^\s'\"/]+/)+")
+"""The folders of an absolute path; what they hold keeps its name."""
 _LEFT_COLUMNS = ("unit", "axes")
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]"
@@ -68,14 +76,15 @@ class Facts:
     """What a page says of a run beside its record and its manifest.
 
     ``task`` describes what was learned in a few words; ``provenance`` holds (label, value) pairs shown
-    before those of the manifest; ``generated`` is the time of writing, the one thing on the page that
-    differs between equal runs; ``command`` names the run on the command line.
+    before those of the manifest; ``checksum`` is the SHA-256 of the trajectory's content; ``command`` names the
+    run on the command line; ``data`` names the file beside the page that holds every number.
     """
 
     task: str = ""
     provenance: tuple[tuple[str, str], ...] = ()
-    generated: str = ""
+    checksum: str = ""
     command: str = ""
+    data: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,6 +94,8 @@ class _Figure:
     caption: str
     svg: Markup
     failure: str
+    key: str
+    definitions: list[Quantity]
 
 
 @dataclass(frozen=True)
@@ -104,7 +115,7 @@ class _Section:
 
 def policy() -> str:
     """The page's Content-Security-Policy: nothing is fetched, and no script runs but the page's own."""
-    digest = hashlib.sha256(_resource("page.js").encode()).digest()
+    digest = hashlib.sha256(_script().encode()).digest()
     return _POLICY.format(hash=base64.b64encode(digest).decode("ascii"))
 
 
@@ -116,6 +127,7 @@ def render_page(
     *,
     strict: bool = False,
     kept: KeptDrawings | None = None,
+    views: Sequence[LiveView] = (),
 ) -> str:
     """The report as one self-contained HTML file: no request, readable without its script, all text escaped.
 
@@ -126,17 +138,20 @@ def render_page(
         facts: what else there is to say of the run.
         strict: raise where a figure of one of grokscope's own probes cannot be drawn.
         kept: drawings that need not be made again, and those that are made now.
+        views: what follows the time cursor.
     """
     facts = facts or Facts()
     held, others = share_out(record, probes)
-    sections = _sections(record, probes, held, others, strict=strict, kept=kept)
+    sections, charts = _sections(record, probes, held, others, strict=strict, kept=kept)
+    numbers = {figure.key: figure.number for section in sections for figure in section.figures}
+    section_of = {probe.name: _section_id(position, probe) for position, probe in enumerate(probes, 1)}
     recipe = _recipe(manifest)
     verdict = record.verdict or _UNSTATED
     events, further_events = event_tables(record)
     run = shlex.quote(facts.command or record.run)
     context = {
         "policy": policy(),
-        "script": Markup(_resource("page.js")),
+        "script": Markup(_script()),
         "version": version("grokscope"),
         "style": Markup(_resource("page.css")),
         "run": record.run,
@@ -146,28 +161,21 @@ def render_page(
         "vitals": vitals(record),
         "alerts": [*record.alerts, *alerts_of_audit(manifest)],
         "origin": origin_of(manifest, run),
-        "claims": claim_rows(record),
+        "claims": list(zip(claim_rows(record), evidence_of_claims(record, charts, numbers), strict=True)),
+        "citation": citation(record, facts.task, facts.checksum, version("grokscope")),
+        "data_file": facts.data,
         "events": events,
         "further_events": further_events,
         "sections": sections,
+        "live": Markup(live_json(record, charts, views, section_of)),
         "recipe": as_toml(recipe) if recipe else "",
         "provenance": _provenance(record, probes, manifest, facts),
         "full_command": f"grokscope probe {run} --json FILE",
         "csv_command": f"grokscope probe {run} --csv DIR",
-        "generated": facts.generated,
         "left": _LEFT_COLUMNS,
         "caption_of": lambda table: f"Table of {table.head[0]}",
     }
-    # the data get the room that figures and tables leave
-    bare = _template().render(context, downloads=[], left_out=[], files_left_out=[])
-    embedded = embed(record, probes, record.run, max(MOST_BYTES - len(bare.encode("utf-8", "replace")), 0))
-    page = _template().render(
-        context,
-        downloads=embedded.files,
-        left_out=embedded.left_out,
-        files_left_out=embedded.files_left_out,
-    )
-    return _UNSEEN.sub(_seen, page)
+    return _UNSEEN.sub(_seen, _template().render(context))
 
 
 def _seen(found: re.Match[str]) -> str:
@@ -196,18 +204,22 @@ def _sections(
     *,
     strict: bool,
     kept: KeptDrawings | None,
-) -> list[_Section]:
+) -> tuple[list[_Section], dict[str, Mapping[str, Any]]]:
+    """The sections of the page, and what its figures show over time by the key of each."""
     made: list[_Section] = []
+    charts: dict[str, Mapping[str, Any]] = {}
     count = 0
     for position, probe in enumerate(probes, 1):
         figures: list[_Figure] = []
         for drawing in draw_figures(probe, record, f"f{position}", strict=strict, kept=kept):
             count += 1
-            figures.append(_numbered(count, drawing))
+            figures.append(_numbered(count, drawing, record, probe))
+            if drawing.chart is not None:
+                charts[drawing.key] = drawing.chart
         mine = held[probe.name]
         made.append(
             _Section(
-                id=f"probe-{position}-{slug(probe.name)}",
+                id=_section_id(position, probe),
                 title=probe.title,
                 question=probe.question,
                 caveat=probe.caveat,
@@ -228,7 +240,11 @@ def _sections(
                 array_table(record, others.measured), rest, others.absent,
             )
         )  # fmt: skip
-    return made
+    return made, charts
+
+
+def _section_id(position: int, probe: Probe) -> str:
+    return f"probe-{position}-{slug(probe.name)}"
 
 
 def _why_nothing(mine: Holdings) -> str:
@@ -237,9 +253,17 @@ def _why_nothing(mine: Holdings) -> str:
     return reasons.pop() if len(reasons) == 1 and not mine.measured else ""
 
 
-def _numbered(count: int, drawing: Drawing) -> _Figure:
+def _numbered(count: int, drawing: Drawing, record: Record, probe: Probe) -> _Figure:
     # the one text that is not escaped: an <svg> built from a parsed tree, every string in it escaped there
-    return _Figure(count, drawing.title, drawing.caption, Markup(drawing.svg), drawing.failure)
+    return _Figure(
+        count,
+        drawing.title,
+        drawing.caption,
+        Markup(drawing.svg),
+        drawing.failure,
+        drawing.key,
+        shown_quantities(drawing, record, probe),
+    )
 
 
 def _tables(record: Record, names: Sequence[str]) -> list[Table]:
@@ -280,7 +304,12 @@ def _provenance(
     shown = list(facts.provenance)
     stored = manifest.get("provenance")
     if isinstance(stored, Mapping):
-        shown += flattened(stored)
+        # what differs between equal runs, or tells of the machine's folders, stays off the page
+        shown += [
+            (key, _FOLDERS.sub("", text))
+            for key, text in flattened(stored)
+            if key.split(".")[0] not in _OFF_THE_PAGE
+        ]
     shown += [(str(k), str(manifest[k])) for k in ("kind", "schema") if k in manifest]
     shown.append(("probes", ", ".join(record.probes or [p.name for p in probes])))
     return shown
@@ -303,7 +332,13 @@ def _template() -> Template:
     )
     environment.filters["dotted"] = _dotted
     environment.filters["unit"] = unit
+    environment.filters["formula"] = lambda quantity: ""
     return environment.from_string(_resource("page.html.j2"))
+
+
+@cache
+def _script() -> str:
+    return "".join(_resource(f"page/{name}.js") for name in _SCRIPTS)
 
 
 @cache

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,9 +20,13 @@ from grokscope.probes.registry import load_plugin
 from grokscope.probes.suite import Progress, Suite
 from grokscope.report.formatting import whole
 from grokscope.report.kept_drawings import KeptDrawings
+from grokscope.report.live import make_views
 from grokscope.report.page import Facts, render_page
 from grokscope.runs import Run, open_run
 from grokscope.trajectory.digests import remembered_checksum
+
+_DATA = "page data"
+"""Among the things kept of a record: the hash of the JSON file that was written of it."""
 
 
 def write_report(
@@ -44,6 +50,8 @@ def write_report(
         progress: called before each probe.
         strict: raise where a figure of one of grokscope's own probes cannot be drawn, for tests.
 
+    The measurements go into a JSON file of the same name beside the page.
+
     Raises:
         GrokscopeError: no such run, an unknown suite or probe, or a file that cannot be written.
     """
@@ -56,17 +64,19 @@ def write_report(
     known = registered()
     probes = [known[name] for name in dict.fromkeys(record.probes) if name in known]
     kept = KeptDrawings(run.path / READINGS, record)
-    page = render_page(record, probes, run.manifest, facts_of(run), strict=strict, kept=kept)
-    kept.store()
+    views = make_views(run, record, probes, kept)
     out = default_out(run) if out is None else Path(out)
+    data = out.parent / f"{out.stem}{'.data' if out.suffix == '.json' else ''}.json"
+    facts = replace(facts_of(run), data=data.name)
+    page = render_page(record, probes, run.manifest, facts, strict=strict, kept=kept, views=views)
     try:
-        temporary = out.with_name(f".{out.name}.{os.getpid()}.part")
         out.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(page.encode("utf-8", "replace"))
-            temporary.replace(out)
-        finally:
-            temporary.unlink(missing_ok=True)
+        _put(out, page.encode("utf-8", "replace"))
+        if kept.get(_DATA) != _file_hash(data):  # else it holds this record already
+            numbers = json.dumps(record.to_json(), separators=(",", ":"), allow_nan=False).encode()
+            _put(data, numbers)
+            kept.put(_DATA, hashlib.sha256(numbers).hexdigest())
+        kept.store()
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         raise GrokscopeError(
@@ -74,6 +84,22 @@ def write_report(
             "writable folder"
         ) from None
     return out
+
+
+def _put(path: Path, content: bytes) -> None:
+    """Write in one move; a file that holds the same already is left as it is."""
+    if path.is_file() and path.read_bytes() == content:
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _file_hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
 
 def default_out(run: Run) -> Path:
@@ -90,15 +116,16 @@ def facts_of(run: Run) -> Facts:
     trained = f"{whole(int(run.task.train_mask.sum()))} of {whole(entries)}"
     if run.task.no_split is not None:
         trained = f"not known which of {whole(entries)}" if entries else "not known"
+    checksum = remembered_checksum(run.trajectory, run.path / READINGS)
     return Facts(
         task=run.task.description or run.task.name,
         provenance=(
             ("measured with", f"grokscope {version('grokscope')}"),
-            ("content checksum", f"sha256 {remembered_checksum(run.trajectory, run.path / READINGS)}"),
+            ("content checksum", f"sha256 {checksum}"),
             ("saves in the file", whole(len(run.trajectory.steps))),
             ("parameters", whole(weights)),
             ("training entries", trained),
         ),
-        generated=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        checksum=checksum,
         command=run.path.name,
     )

@@ -173,7 +173,12 @@ def manifest() -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def page_text() -> str:
     """The page of the made-up run, which no test changes."""
-    facts = Facts(task="a + b mod 59", generated="today", provenance=(("content checksum", "sha256 abc"),))
+    facts = Facts(
+        task="a + b mod 59",
+        checksum="abc",
+        data="quickstart-s0.json",
+        provenance=(("content checksum", "sha256 abc"),),
+    )
     return render_page(build_record(), build_probes(), build_manifest(), facts, strict=True)
 
 

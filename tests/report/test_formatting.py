@@ -16,7 +16,6 @@ from grokscope.report.formatting import (
     crossing,
     flattened,
     interval,
-    natural_size,
     number,
     ratio,
     slug,
@@ -122,5 +121,3 @@ def test_a_slug_is_safe_anywhere(text: str) -> None:
 def test_sizes_and_whole_numbers() -> None:
     assert whole(9999) == "9999"
     assert whole(-1_234_567) == "−1\u202f234\u202f567"
-    assert natural_size(999) == "999 bytes"
-    assert natural_size(1500) == "2 kB"

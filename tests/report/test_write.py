@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from grokscope.errors import GrokscopeError
-from grokscope.probes import Record, load_record
+from grokscope.probes import Record, load_record, probe
 from grokscope.report import default_out, write_report
 from grokscope.runs import Run, open_run
 from grokscope.training import recipe_from, train
@@ -51,11 +53,11 @@ def test_a_report_of_a_run_lands_in_its_workspace(trained: Path, suite: Path) ->
     assert "sha256 " in text
     assert text.count("<svg") >= 3
     assert told == ["loss 0/2", "norms 1/2"]
-    assert [p.name for p in page.parent.iterdir()] == ["small-s1.html"]
+    assert sorted(p.name for p in page.parent.iterdir()) == ["small-s1.html", "small-s1.json"]
     assert sorted({*before, "measurements.h5", "readings"}) == sorted(p.name for p in trained.iterdir())
 
 
-def test_a_second_report_measures_nothing_and_is_the_same_but_for_its_date(
+def test_a_second_report_measures_nothing_and_is_the_same(
     trained: Path, suite: Path, tmp_path: Path
 ) -> None:
     first = write_report(trained, tmp_path / "first.html", suite=suite).read_text()
@@ -67,12 +69,28 @@ def test_a_second_report_measures_nothing_and_is_the_same_but_for_its_date(
         progress=lambda *a: told.append(a[0]),
     ).read_text()
     assert told == []
+    assert first == second.replace("second.json", "first.json")
+    numbers = json.loads((tmp_path / "deep" / "second.json").read_text())
+    assert numbers == probe(open_run(trained), suite).to_json()
 
-    def undated(text: str) -> str:
-        head, _, rest = text.partition("<time>")
-        return head + rest.partition("</time>")[2]
 
-    assert undated(first) == undated(second)
+def test_a_file_that_holds_the_same_is_left_as_it_is(trained: Path, suite: Path, tmp_path: Path) -> None:
+    page = write_report(trained, tmp_path / "page.html", suite=suite)
+    for file in (page, page.with_suffix(".json")):
+        os.utime(file, (1, 1))
+    write_report(trained, page, suite=suite)
+    assert page.stat().st_mtime == page.with_suffix(".json").stat().st_mtime == 1
+    page.with_suffix(".json").write_text("{}")
+    write_report(trained, page, suite=suite)
+    assert json.loads(page.with_suffix(".json").read_text())["run"] == "small-s1"
+
+
+def test_the_page_tells_no_time_and_no_folder(trained: Path, suite: Path, tmp_path: Path) -> None:
+    text = write_report(trained, tmp_path / "page.html", suite=suite).read_text()
+    started = json.loads((trained / "run.json").read_text())["provenance"]["started"]
+    assert started not in text
+    assert started[:10] not in text
+    assert str(trained.parents[1]) not in text
 
 
 def test_a_record_that_is_given_is_shown_and_nothing_measured(trained: Path, tmp_path: Path) -> None:

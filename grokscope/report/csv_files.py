@@ -1,49 +1,19 @@
-"""Measurements as files: JSON of everything, CSV a probe, and both as links inside a page."""
+"""Measurements as CSV: a table or two a probe, and the definitions of every name."""
 
 from __future__ import annotations
 
-import base64
 import csv
-import gzip
 import io
 import itertools
-import json
-import zlib
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from grokscope.probes.record import Measurement, Record
 from grokscope.probes.registry import Probe
-from grokscope.report.formatting import natural_size, slug
+from grokscope.report.formatting import slug
 from grokscope.report.tables import share_out
-
-MOST_ENTRIES = 20_000
-"""Entries of the largest array that a page embeds."""
-BUDGET = 640_000
-"""Characters that measurements may take on a page as JSON, and again as CSV."""
-_PLAIN = 120_000
-"""Bytes up to which a file is embedded as it is; a larger one is compressed."""
-
-
-@dataclass(frozen=True)
-class Download:
-    """One link: a file name, its size in words, and the data: address that holds it."""
-
-    filename: str
-    size: str
-    href: str
-
-
-@dataclass(frozen=True)
-class Embedded:
-    """What a page carries, and the names it leaves out."""
-
-    files: list[Download]
-    left_out: list[str]
-    files_left_out: list[str]
 
 
 def probe_csv(record: Record, names: Sequence[str]) -> str:
@@ -141,65 +111,3 @@ def _cell(value: Any) -> str:
 def _inert(text: str) -> str:
     """Text that no spreadsheet takes for a formula."""
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
-
-
-def embed(record: Record, probes: Sequence[Probe], name: str, room: int = 2 * BUDGET) -> Embedded:
-    """The record as links for a page: JSON, and CSV by probe, without the arrays that would not fit.
-
-    What is left out is chosen by size alone: every array of more than 20 000 entries, then the largest ones
-    until the rest fits into its share of ``room``, the characters there are for all links together.
-    """
-    share = min(BUDGET, room // 2)
-    sizes = {n: _packed(m) for n, m in record.measurements.items()}
-    kept = {n for n, m in record.measurements.items() if m.values.size <= MOST_ENTRIES}
-    taken = sum(sizes[n] for n in kept)
-    for largest in sorted(kept, key=lambda n: (-sizes[n], n)):
-        if taken <= share:
-            break
-        kept.discard(largest)
-        taken -= sizes[largest]
-    left_out = [n for n in record.measurements if n not in kept]
-    carried = reduced(record, kept)
-    shape = carried.to_json()
-    if left_out:
-        shape["left_out"] = left_out
-    made = [
-        _download(f"{slug(name)}.json", "application/json", json.dumps(shape, separators=(",", ":")), share)
-    ]
-    for filename, text in csv_files(carried, probes).items():
-        made.append(_download(f"{slug(name)}-{filename}", "text/csv", text, share))
-    files: list[Download] = []
-    for link in made:
-        if len(link.href) <= room:
-            files.append(link)
-            room -= len(link.href)
-    return Embedded(files, left_out, [link.filename for link in made if link not in files])
-
-
-def reduced(record: Record, kept: Collection[str]) -> Record:
-    """The record with the named arrays only."""
-    smaller = Record(record.run, record.steps)
-    smaller.measurements = {n: m for n, m in record.measurements.items() if n in kept}
-    used = {dim for m in smaller.measurements.values() for dim in m.dims}
-    smaller.coordinates = {d: v for d, v in record.coordinates.items() if d in used}
-    smaller.events, smaller.delay, smaller.verdict = record.events, record.delay, record.verdict
-    smaller.absent, smaller.notes, smaller.alerts = record.absent, record.notes, record.alerts
-    smaller.probes = record.probes
-    return smaller
-
-
-def _packed(m: Measurement) -> int:
-    """Bytes that an array takes on the page: its JSON, compressed, in base64."""
-    if m.values.size > MOST_ENTRIES:
-        return m.values.size * 12
-    return len(zlib.compress(repr(m.values.tolist()).encode(), 6)) * 4 // 3
-
-
-def _download(filename: str, kind: str, text: str, share: int) -> Download:
-    data = text.encode("utf-8", "replace")
-    if len(data) > min(_PLAIN, share // 6):
-        # a fixed time keeps equal records equal; mtime would be the only thing to differ
-        data, filename, kind = gzip.compress(data, 9, mtime=0), f"{filename}.gz", "application/gzip"
-    return Download(
-        filename, natural_size(len(data)), f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
-    )

@@ -1,41 +1,24 @@
-"""Measurements as files, and as links inside a page."""
+"""Measurements as CSV."""
 
 from __future__ import annotations
 
-import base64
 import csv
-import gzip
 import io
-import json
 from collections.abc import Callable
 
 import numpy as np
 
 from grokscope.probes import Probe, Quantity, Record
-from grokscope.report.downloads import (
-    Download,
+from grokscope.report.csv_files import (
     arrays_csv,
     csv_files,
     definitions_csv,
-    embed,
     probe_csv,
 )
 
 
-def unpacked(download: Download) -> str:
-    data = base64.b64decode(download.href.partition(",")[2], validate=True)
-    return (gzip.decompress(data) if download.filename.endswith(".gz") else data).decode()
-
-
 def rows(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text)))
-
-
-def test_json_makes_the_round_trip(record: Record, probes: list[Probe]) -> None:
-    embedded = embed(record, probes, "run/../x")
-    assert embedded.left_out == embedded.files_left_out == []
-    assert embedded.files[0].filename == "run-..-x.json"
-    assert json.loads(unpacked(embedded.files[0])) == record.to_json()
 
 
 def test_csv_holds_every_number_over_steps_to_the_last_bit(record: Record) -> None:
@@ -90,37 +73,3 @@ def test_no_cell_is_a_formula(make_probe: Callable[..., Probe]) -> None:
     assert header == ["step", "'=cmd()"]
     assert line == ["0", "-1.0"]
     assert definition == ["'=cmd()", "'+1", "'-meaning", "'@source"]
-
-
-def test_a_large_record_leaves_out_its_largest_arrays_and_says_so(
-    make_record: Callable[..., Record], probes: list[Probe]
-) -> None:
-    record = make_record(1000, extra=150, frequencies=56)
-    embedded = embed(record, probes, "r")
-    assert "fourier.embedding.fraction" in embedded.left_out
-    assert sum(len(f.href) for f in embedded.files) < 1_400_000
-    shape = json.loads(unpacked(embedded.files[0]))
-    assert shape["left_out"] == embedded.left_out
-    kept = set(shape["measurements"])
-    assert kept | set(embedded.left_out) == set(record.measurements)
-    assert {"loss.train", "accuracy.test"} <= kept
-    name = next(iter(kept - {"step"}))
-    assert shape["measurements"][name] == record.to_json()["measurements"][name]
-
-
-def test_a_page_with_little_room_carries_what_fits_and_names_the_rest(
-    record: Record, probes: list[Probe]
-) -> None:
-    for room in (0, 8_000, 30_000):
-        embedded = embed(record, probes, "r", room)
-        assert sum(len(f.href) for f in embedded.files) <= room
-        assert embedded.left_out
-    assert embedded.files[0].filename == "r.json.gz"
-    assert json.loads(unpacked(embedded.files[0]))["left_out"] == embedded.left_out
-    nothing = embed(record, probes, "r", 0)
-    assert nothing.files == []
-    assert "r.json.gz" in nothing.files_left_out
-
-
-def test_equal_records_give_equal_links(make_record: Callable[..., Record], probes: list[Probe]) -> None:
-    assert embed(make_record(300), probes, "r") == embed(make_record(300), probes, "r")

@@ -1,0 +1,176 @@
+// Under each figure: its data as a table, as CSV and JSON, and its drawing as SVG, made when they are asked for.
+{
+  const { make, draw, number, exact, whole, points, lineName, slug } = grokscope;
+  const ROWS = 200;
+
+  // Lines of one axis in columns over all the places at which any of them has a point.
+  function columnsOf(group, series) {
+    const lines = group.flatMap((axes) => axes.lines.map((line) => ({
+      name: lineName(line, group.length > 1 || axes.title ? axes : { ylabel: axes.ylabel }),
+      since: line.series !== null && line.series !== undefined && Boolean(series.intervals?.[line.series]),
+      ...points(line, series),
+    })));
+    const places = new Set();
+    for (const line of lines) for (const step of line.steps) places.add(step);
+    const order = [...places].sort((a, b) => a - b);
+    const columns = lines.map((line) => {
+      if (line.steps === series.steps && order.length === line.steps.length) return line.values;
+      const known = new Map();
+      Array.prototype.forEach.call(line.steps, (step, at) => known.set(step, line.values[at]));
+      return order.map((step) => known.get(step) ?? NaN);
+    });
+    return { head: lines.map(({ name, since }) => (since ? `${name} (since the save before)` : name)), order, columns };
+  }
+
+  // A table for all axes over time together, and one for each other axes that has lines.
+  function tablesOf(chart, series) {
+    const groups = [chart.axes.filter((axes) => axes.time), ...chart.axes.filter((axes) => !axes.time).map((axes) => [axes])];
+    return groups.filter((group) => group.some((axes) => axes.lines?.length)).map((group) => ({
+      first: group[0].time ? "step" : "x",
+      ...columnsOf(group.filter((axes) => axes.lines?.length), series),
+    }));
+  }
+
+  // A cell that a spreadsheet would take for a formula gets an apostrophe.
+  function cell(text) {
+    const safe = /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;
+    return /[",\n\r]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
+  }
+
+  function csv(tables) {
+    const one = ({ first, head, order, columns }) => [
+      [first, ...head].map(cell).join(","),
+      ...order.map((step, row) => [String(step), ...columns.map((column) => exact(column[row]))].join(",")),
+    ].join("\n");
+    return `${tables.map(one).join("\n\n")}\n`;
+  }
+
+  function json(key, title, chart, series) {
+    const plain = (values) => Array.from(values, (value) => {
+      const text = exact(value);
+      return text === "" ? null : Number(text);
+    });
+    const axes = chart.axes.filter((one) => one.lines?.length).map((one) => ({
+      title: one.title || "", ylabel: one.ylabel || "", over: one.time ? "step" : "x",
+      lines: one.lines.map((line) => {
+        const { steps, values } = points(line, series);
+        return { label: line.label, x: plain(steps), y: plain(values) };
+      }),
+      bands: one.bands || [], levels: one.levels || [],
+    }));
+    return `${JSON.stringify({ figure: key, title, axes }, null, 1)}\n`;
+  }
+
+  function save(name, type, text) {
+    const address = URL.createObjectURL(new Blob([text], { type }));
+    make("a", { href: address, download: name }).click();
+    setTimeout(() => URL.revokeObjectURL(address), 60_000);
+  }
+
+  const KEPT = ["fill", "stroke", "stroke-width", "stroke-dasharray", "stroke-opacity", "fill-opacity", "opacity",
+    "font-size", "font-family", "font-weight", "text-anchor", "visibility", "paint-order", "display"];
+
+  // A drawing that stands on its own: what style sheet and theme say is written into each element.
+  function standalone(svg) {
+    const copy = svg.cloneNode(true);
+    const [from, to] = [svg, copy].map((root) => root.querySelectorAll("*"));
+    from.forEach((element, at) => {
+      const style = getComputedStyle(element);
+      const said = KEPT.map((name) => `${name}: ${style.getPropertyValue(name)}`);
+      to[at].setAttribute("style", said.join("; "));
+      to[at].removeAttribute("class");
+    });
+    return copy;
+  }
+
+  function asSvg(figure, title) {
+    const plots = [...figure.querySelectorAll("svg.plot")];
+    const paper = grokscope.colour("--paper");
+    const root = draw("svg", { xmlns: "http://www.w3.org/2000/svg" }, draw("title", {}, title));
+    const rect = (width, height) => draw("rect", { width, height, fill: paper });
+    if (!plots.length) {
+      const printed = standalone(figure.querySelector("svg.figure"));
+      printed.querySelectorAll("g.cursor").forEach((group) => group.remove());
+      const { width, height } = figure.querySelector("svg.figure").viewBox.baseVal;
+      root.setAttribute("viewBox", `0 0 ${width} ${height}`);
+      root.append(rect(width, height), ...printed.childNodes);
+      return new XMLSerializer().serializeToString(root);
+    }
+    let [x, tallest] = [0, 0];
+    for (const plot of plots) {
+      const { width, height } = plot.viewBox.baseVal;
+      const block = plot.closest(".axes");
+      const names = [...block.querySelectorAll(".entries li")];
+      const text = (content, at, fill) => draw("text", {
+        x: 10, y: at, style: `font: 12px sans-serif; fill: ${grokscope.colour(fill)}`,
+      }, content);
+      const group = draw("g", { transform: `translate(${x} 0)` }, text(block.querySelector(".of").textContent, 16, "--ink"),
+        draw("g", { transform: "translate(0 22)" }, ...standalone(plot).childNodes));
+      names.forEach((item, row) => {
+        const at = height + 40 + 17 * row;
+        group.append(draw("g", { transform: `translate(10 ${at - 9})` }, ...standalone(item.querySelector("svg")).childNodes));
+        const words = text(item.querySelector(".name").textContent, at, "--ink");
+        words.setAttribute("x", 40);
+        group.append(words);
+      });
+      root.append(group);
+      x += width + 20;
+      tallest = Math.max(tallest, height + 40 + 17 * names.length);
+    }
+    root.setAttribute("viewBox", `0 0 ${x} ${tallest}`);
+    root.firstChild.after(rect(x, tallest));
+    return new XMLSerializer().serializeToString(root);
+  }
+
+  // One page of rows at a time, opened where the time stands.
+  function tableView({ first, head, order, columns }) {
+    const { time } = grokscope;
+    const pages = Math.ceil(order.length / ROWS);
+    const here = first === "step" ? Math.max(0, order.indexOf(time.step)) : 0;
+    let page = Math.floor(here / ROWS);
+    const body = make("tbody");
+    const where = make("span", { role: "status" });
+    const turn = (by, text) => make("button", { type: "button", onclick: () => { page += by; show(); } }, text);
+    const [back, on] = [turn(-1, "Earlier rows"), turn(1, "Later rows")];
+    function show() {
+      const start = page * ROWS;
+      body.replaceChildren(...order.slice(start, start + ROWS).map((step, at) => {
+        const name = first === "step" ? whole(step) : number(step, 4);
+        const marks = first === "step" && step === time.step ? { "aria-current": "true" } : {};
+        return make("tr", marks, make("th", { scope: "row" }, name),
+          ...columns.map((column) => make("td", {}, number(column[start + at] ?? NaN, 4))));
+      }));
+      back.disabled = page === 0;
+      on.disabled = page === pages - 1;
+      where.textContent = `rows ${whole(start + 1)} to ${whole(Math.min(order.length, start + ROWS))} of ${whole(order.length)}`;
+    }
+    show();
+    const names = [first, ...head].map((name, at) => make("th", { scope: "col", class: at ? false : "l" }, name));
+    return make("div", {}, make("div", { class: "scroll rows", tabindex: "0", role: "group", "aria-label": `Data of the figure by ${first}` },
+      make("table", {}, make("thead", {}, make("tr", {}, ...names)), body)),
+    pages > 1 ? make("p", { class: "turn" }, back, on, where) : "");
+  }
+
+  function tools(figure, key, chart, series) {
+    const caption = figure.querySelector("figcaption b")?.textContent ?? key;
+    const title = caption.replace(/^Figure \d+\. /, "").replace(/\.$/, "");
+    const stem = `${slug(document.querySelector("h1").textContent)}-${key}-${slug(title)}`;
+    const row = make("p", { class: "tools", role: "group", "aria-label": `Data of: ${title}` });
+    const button = (text, onclick) => row.append(make("button", { type: "button", onclick }, text));
+    if (chart.axes.some((axes) => axes.lines?.length)) {
+      const holder = make("div", { class: "data", hidden: true });
+      button("Table", (event) => {
+        holder.hidden = !holder.hidden;
+        event.target.setAttribute("aria-expanded", String(!holder.hidden));
+        holder.replaceChildren(...(holder.hidden ? [] : tablesOf(chart, series).map(tableView)));
+      });
+      row.firstChild.setAttribute("aria-expanded", "false");
+      button("CSV", () => save(`${stem}.csv`, "text/csv", csv(tablesOf(chart, series))));
+      button("JSON", () => save(`${stem}.json`, "application/json", json(key, title, chart, series)));
+      figure.append(row, holder);
+    } else figure.append(row);
+    button("SVG", () => save(`${stem}.svg`, "image/svg+xml", asSvg(figure, title)));
+  }
+
+  Object.assign(grokscope, { tools });
+}

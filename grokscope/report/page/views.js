@@ -1,0 +1,128 @@
+// Pictures of one step: each is a kind of its own, put in a frame with its name, its layers and its caption.
+{
+  const { make, decode, number, whole, addPanel, redraw } = grokscope;
+  const kinds = {};
+
+  // Rounding and range of what is shown, as the array states them.
+  function precision(meta) {
+    if (!meta) return "";
+    const pieces = [];
+    if (meta.frames) pieces.push(`${whole(meta.frames.length)} keyframes`);
+    if (meta.type === "u8" || meta.type === "u16") {
+      pieces.push(`${meta.type === "u8" ? 8 : 16}-bit${meta.scale === "log10" ? " logarithmic" : ""}`);
+      const relative = meta.scale === "log10";
+      if (meta.error > 0) pieces.push(`rounded by at most ${number(relative ? 100 * meta.error : meta.error, 2)}${relative ? " %" : ""}`);
+    }
+    return pieces.join(", ");
+  }
+
+  function canvas(label) {
+    return make("canvas", { role: "img", "aria-label": label });
+  }
+
+  // The canvas in the pixels of the screen, its context in those of the page.
+  function ready(element, aspect, most = 560) {
+    const width = Math.max(120, Math.min(most, Math.floor(element.parentElement.clientWidth)));
+    const height = Math.round(width * aspect);
+    const dense = Math.min(3, devicePixelRatio || 1);
+    const [across, down] = [Math.round(width * dense), Math.round(height * dense)];
+    if (element.width !== across || element.height !== down) {
+      element.width = across;
+      element.height = down;
+      element.style.width = `${width}px`;
+      element.style.height = `${height}px`;
+    }
+    const context = element.getContext("2d");
+    context.setTransform(dense, 0, 0, dense, 0, 0);
+    context.clearRect(0, 0, width, height);
+    context.font = "12px system-ui, sans-serif";
+    context.textBaseline = "alphabetic";
+    return { context, width, height, dense };
+  }
+
+  // A pane is one picture; a kind that does not lay the pinned step over has a second pane beside it.
+  function pane(kind, view, which) {
+    const stand = make("p", { class: "stand" });
+    const holder = make("div", { class: "picture" });
+    const element = make("div", { class: `pane ${which}` }, stand, holder);
+    return { element, stand, holder, picture: kind.picture(view, holder, which) };
+  }
+
+  function addView(view, slot) {
+    const { time } = grokscope;
+    const kind = kinds[view.kind];
+    const title = make("h3", {}, view.title);
+    const element = make("article", { class: `view ${view.kind}`, "aria-label": view.title }, title);
+    slot.append(element);
+    if (!kind) {
+      element.append(make("p", { class: "note" }, `This page does not know how to show “${view.kind}”.`));
+      return;
+    }
+    let layer = 0;
+    let arrays = null;
+    const panes = make("div", { class: "panes" });
+    const shown = [pane(kind, view, "present")];
+    const exactness = make("small", { class: "precision" });
+    const choice = make("p", { class: "choice" });
+    if (view.layers?.length > 1) {
+      const select = make("select", { "aria-label": `${view.title}: which` },
+        ...view.layers.map(({ label }, at) => make("option", { value: at }, label)));
+      select.addEventListener("change", () => {
+        layer = Number(select.value);
+        load();
+      });
+      choice.append(select);
+    } else choice.append(view.layers?.[0]?.label ?? "");
+    panes.append(shown[0].element);
+    element.append(choice, panes, make("p", { class: "caption" }, view.caption || "", " ", exactness));
+
+    const panel = { element, draw, follow: () => draw(false), onsight: () => panel.seen && !arrays && load(),
+      print: () => arrays && draw(), reserve: () => shown[0].picture.reserve?.() };
+
+    async function load() {
+      const wanted = layer;
+      try {
+        const needed = kind.arrays(view, layer);
+        const found = await Promise.all(needed.map((meta) => (meta ? decode(meta) : null)));
+        if (wanted !== layer) return;
+        arrays = found;
+        exactness.textContent = precision(needed[0]);
+        redraw(panel);
+      } catch (error) {
+        panes.replaceChildren(make("p", { class: "note" }, `This picture could not be read: ${error.message}`));
+      }
+    }
+
+    function stand(one, row) {
+      const at = arrays[0].standsAt(row);
+      const name = one === shown[0] ? "" : "A: ";
+      const snapped = at === row ? "" : ` (nearest kept to ${whole(time.steps[row])})`;
+      one.stand.textContent = `${name}step ${whole(time.steps[at])}${snapped}`;
+    }
+
+    function draw(everything = true) {
+      if (!arrays) return;
+      const pinned = time.pinned !== null;
+      const second = pinned && !kind.overlays;
+      if (second && shown.length === 1) shown.push(pane(kind, view, "pinned"));
+      if (shown[1] && second !== shown[1].element.isConnected) {
+        if (second) panes.prepend(shown[1].element);
+        else shown[1].element.remove();
+      }
+      panes.classList.toggle("two", second);
+      const options = { view, arrays, layer };
+      shown[0].picture.paint({ ...options, row: time.row, pinned: kind.overlays ? time.pinned : null });
+      stand(shown[0], time.row);
+      if (pinned && kind.overlays) shown[0].stand.textContent += ` · hollow: A, step ${whole(time.steps[time.pinned])}`;
+      // the pinned picture stays as it is while the time moves
+      if (second && (everything || shown[1].row !== time.pinned)) {
+        shown[1].picture.paint({ ...options, row: time.pinned, pinned: null });
+        stand(shown[1], time.pinned);
+        shown[1].row = time.pinned;
+      }
+    }
+    addPanel(panel);
+  }
+
+  Object.assign(grokscope, { kinds, addView, ready, canvas });
+}
