@@ -3,9 +3,9 @@
     python benchmarks/scrub.py PAGE.html [--moves 200] [--width 1440] [--pin STEP]
 
 The page is opened in headless Chromium and its slider is moved from save to save, as a hand would, at every place
-where something follows the time: the pictures near the top, then each figure and each row of pictures. The page times its own
-update and says so in an event, ``grokscope:step``; laying out and painting by the browser come after it and are not
-in the numbers. Printed: median and 95th percentile of all moves, and the places that cost most.
+where something follows the time: the pictures near the top, then each figure and each row of pictures. The page
+times its own update and says so in an event, ``grokscope:step``; laying out and painting by the browser come after it
+and are not in the numbers. Printed: median and 95th percentile of all moves, and the places that cost most.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ def main() -> None:
         costs = [cost for cost, _ in found[name]]
         drawn = max(panels for _, panels in found[name])
         print(
-            f"  {name:32} median {statistics.median(costs):6.2f} ms, 95th percentile {percentile(costs, 0.95):6.2f} ms, "
-            f"up to {drawn} drawings"
+            f"  {name:32} median {statistics.median(costs):6.2f} ms, "
+            f"95th percentile {percentile(costs, 0.95):6.2f} ms, up to {drawn} drawings"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,8 @@ def to_tensorboard(run: Run, record: Record | None, folder: str | Path) -> Path:
     except OSError as error:
         raise GrokscopeError(f"{doing}: {path}: {error.strerror}, expected a writable folder") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
     return path
 
 

@@ -17,7 +17,13 @@ from grokscope.measures import fourier as measures
 from grokscope.probes import fourier_drawing as drawing
 from grokscope.probes import fourier_views as views
 from grokscope.probes.cyclic_axis import CyclicAxis, axes_of
-from grokscope.probes.fourier_neurons import OVERLAP, neuron_reader, record_neurons
+from grokscope.probes.fourier_neurons import (
+    NEURONS_WITH_NULL,
+    OVERLAP,
+    neuron_reader,
+    record_neurons,
+    record_neurons_by_chance,
+)
 from grokscope.probes.readings import Values, by_save, once, per_save
 from grokscope.probes.record import Alert, Quantity, Record
 from grokscope.probes.registry import register
@@ -87,6 +93,14 @@ QUANTITIES = (
         r"\left|\sum_{a=0}^{n-1}v_{l,a}e^{2\pi\text{i}ka/n}\right|^2 \\ "
         r"\text{where }v_l\text{ has no variance, }0",
     ),
+    *[
+        Quantity(
+            f"fourier.{quantity}.null",
+            "1",
+            f"5, 50 and 95 % quantiles of {quantity} over Gaussian weights of the same shapes.",
+        )
+        for quantity in NEURONS_WITH_NULL
+    ],
     *[
         Quantity(
             f"fourier.<map>.{quantity}.null",
@@ -226,6 +240,7 @@ def fourier(run: Run, record: Record, *, share: float = 0.95, null_samples: int 
     shares = None
     if neurons is not None and isinstance(token, CyclicAxis):
         shares = record_neurons(run, record, token, answer, found)
+        record_neurons_by_chance(run, record, neurons, min(null_samples, 8))
     if keys is not None and shares is not None:
         _compare(run, record, shares[-1], keys[-1], share)
 

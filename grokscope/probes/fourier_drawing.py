@@ -63,6 +63,13 @@ def draw_neurons(record: Record, figure: Figure) -> None:
     curve(left, record, "fourier.neuron_explained", "variance explained", CYCLE[0])
     curve(left, record, "fourier.ipr", "inverse participation", CYCLE[3])
     curve(left, record, "fourier.embedding.circularity", "circularity", CYCLE[2])
+    for name, label in (
+        ("neuron_explained", "explained, random weights"),
+        ("ipr", "participation, random weights"),
+    ):
+        null = record.get(f"fourier.{name}.null")
+        if null is not None:
+            band(left, float(null[0]), float(null[-1]), label)
     left.set_ylim(-0.02, 1.02)
     left.set_ylabel("share")
     left.legend(loc="best")

@@ -22,15 +22,17 @@ from grokscope.measures.neuron_frequencies import (
 from grokscope.measures.phases import fit_phases, phase_statistics, resultant_chance
 from grokscope.models.neuron_rows import neuron_view
 from grokscope.probes.cyclic_axis import CyclicAxis
-from grokscope.probes.readings import Values
+from grokscope.probes.readings import Values, by_save, once
 from grokscope.probes.record import Record
-from grokscope.probes.stepwise import no_params, record_series
+from grokscope.probes.stepwise import no_params, random_params, record_null, record_series
 from grokscope.runs import Model, Params, Run, Task
 
 OF_INPUTS = ("ipr", "ipr_complex")
 OF_PHASES = ("phase_cosine", "phase_resultant", "phase_angle", "phase_chance")
 SHARES = "key_frequencies.by_neuron"
 NEURON_MEASURES: tuple[str, ...] = (*OF_INPUTS, "neuron_explained", SHARES, *OF_PHASES)
+
+NEURONS_WITH_NULL = ("neuron_explained", "ipr")
 
 SILENT = "no neuron varies over the inputs (or weights are not finite) at any save"
 TIED = "no neuron has a frequency that explains more of it than every other (or weights are not finite)"
@@ -52,7 +54,7 @@ def neuron_reader(
     lacking = run.lacks("function")
     absent = lacking.reason if lacking else why_no_neurons(model, token)
     if absent or isinstance(token, Absent):
-        for quantity in NEURON_MEASURES:
+        for quantity in (*NEURON_MEASURES, *(f"{name}.null" for name in NEURONS_WITH_NULL)):
             record.skip(f"fourier.{quantity}", absent)
         return None
     sign, _ = sign_of_phases(run.task, token, answer, model)
@@ -102,6 +104,25 @@ def record_neurons(
     for quantity in OF_PHASES:
         record_series(record, f"fourier.{quantity}", values[quantity], no_phases or NO_PHASE)
     return values[SHARES]
+
+
+def record_neurons_by_chance(
+    run: Run, record: Record, read: Callable[[Params], Values], samples: int
+) -> None:
+    """Record chance bands of ``NEURONS_WITH_NULL`` from ``samples`` random weight sets of the model's shapes."""
+
+    def compute() -> Values:
+        whole = by_save(read)
+        drawn = [whole(params) for params in random_params(run.model, samples)]
+        return {key: torch.cat([part[key] for part in drawn]) for key in NEURONS_WITH_NULL}
+
+    chance = once(run, "fourier.neurons.null", compute, options={"samples": samples})
+    for quantity in NEURONS_WITH_NULL:
+        name = f"fourier.{quantity}"
+        if record.get(name) is not None:
+            record_null(record, name, chance[quantity])
+        else:
+            record.skip(f"{name}.null", record.absent.get(name, SILENT))
 
 
 def why_no_neurons(model: Model, token: CyclicAxis | Absent) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -196,7 +197,8 @@ class Record:
 
     def save(self, path: Path, key: Mapping[str, Any]) -> None:
         """Write everything as HDF5 under a temporary name, then rename; ``key`` says what it is valid for."""
-        temporary = path.with_name(path.name + ".part")
+        # of this process: two commands may measure one run at the same time
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
         state = {
             "events": {n: asdict(e) for n, e in self.events.items()},
             "delay": self.delay,

@@ -20,6 +20,7 @@ from grokscope.probes.record import Record
 from grokscope.probes.registry import Probe
 from grokscope.probes.views import Frames, ViewSpec
 from grokscope.report.encoding import encoded
+from grokscope.report.figures import is_builtin
 from grokscope.report.kept_drawings import KeptDrawings
 from grokscope.report.live_charts import series_of
 from grokscope.runs import Run
@@ -49,14 +50,26 @@ def make_views(
             name = f"{probe.name}/view/{spec.name}"
             held = kept.get(name) if kept is not None else None
             if held is None:
-                made = spec.make(run, record)
-                held = json.dumps(None if made is None else _view(spec, made))
+                held = json.dumps(_made(spec, run, record, own=is_builtin(probe)))
                 if kept is not None:
                     kept.put(name, held)
             content = json.loads(held)
             if content is not None:
                 found.append(LiveView(probe.name, content))
     return found
+
+
+def _made(spec: ViewSpec, run: Run, record: Record, *, own: bool) -> dict[str, Any] | None:
+    """The view's content; a stranger's that fails says so in its place, since the page must stand."""
+    try:
+        content = spec.make(run, record)
+        return None if content is None else _view(spec, content)
+    except Exception as error:
+        if own:
+            raise
+        first = next(iter(str(error).splitlines()), "")
+        failure = f"It could not be made: {type(error).__name__}: {first}"[:300]
+        return {"id": spec.name, "title": spec.title, "caption": failure, "kind": "failed"}
 
 
 def live_json(

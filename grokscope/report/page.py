@@ -22,6 +22,7 @@ from grokscope.report.citation import citation
 from grokscope.report.evidence import evidence_of_claims, shown_quantities
 from grokscope.report.figures import Drawing, draw_figures
 from grokscope.report.formatting import as_toml, flattened, slug, whole
+from grokscope.report.formulas import mathml
 from grokscope.report.kept_drawings import KeptDrawings
 from grokscope.report.live import LiveView, live_json
 from grokscope.report.origin import alerts_of_audit, origin_of
@@ -229,7 +230,7 @@ def _sections(
                 notes=_notes(record, [probe.name]),
                 absent=mine.absent,
                 nothing=_why_nothing(mine),
-                definitions=_defined(record, probe, mine),
+                definitions=_defined(record, probe, mine, {q for f in figures for q in f.definitions}),
             )
         )
     rest = _notes(record, [p.name for p in probes], inside=False)
@@ -271,11 +272,12 @@ def _tables(record: Record, names: Sequence[str]) -> list[Table]:
     return [table for table in found if table is not None]
 
 
-def _defined(record: Record, probe: Probe, mine: Holdings) -> list[Quantity]:
-    """The quantities of ``probe`` that appear in its section, measured or absent."""
+def _defined(record: Record, probe: Probe, mine: Holdings, before: Collection[Quantity]) -> list[Quantity]:
+    """The quantities of ``probe`` that appear in its section, measured or absent, and not ``before``."""
     used = {record.measurements[name].quantity for name in mine.measured}
     gone = [name for name, _ in mine.absent]
-    return [q for q in probe.quantities if q in used or any(n == q.name or q.matches(n) for n in gone)]
+    shown = [q for q in probe.quantities if q in used or any(n == q.name or q.matches(n) for n in gone)]
+    return [quantity for quantity in shown if quantity not in before]
 
 
 def _notes(record: Record, owners: Collection[str], *, inside: bool = True) -> list[tuple[str, str]]:
@@ -332,7 +334,7 @@ def _template() -> Template:
     )
     environment.filters["dotted"] = _dotted
     environment.filters["unit"] = unit
-    environment.filters["formula"] = lambda quantity: ""
+    environment.filters["formula"] = lambda quantity: mathml(quantity.formula)
     return environment.from_string(_resource("page.html.j2"))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -120,4 +121,5 @@ def _save(figure: Figure, path: Path, kind: str) -> None:
                 FigureCanvasAgg(figure).print_png(temporary, metadata={"Software": None})
         temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)

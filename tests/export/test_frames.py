@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from grokscope.errors import GrokscopeError
-from grokscope.export import to_pandas, to_parquet, to_xarray
 from grokscope.export import libraries as libraries
+from grokscope.export import to_pandas, to_parquet, to_xarray
 from grokscope.measures.crossings import Crossing
 from grokscope.probes import Measurement, Quantity, Record, Verdict
 

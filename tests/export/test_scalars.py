@@ -54,7 +54,7 @@ def test_tensorboard_reads_what_was_written(run: Run, record: Record, tmp_path: 
     events = read.Scalars("norm/total")
     assert [event.step for event in events] == record.steps.tolist()
     np.testing.assert_array_equal(
-        np.float32([event.value for event in events]), record["norm.total"].astype(np.float32)
+        np.array([event.value for event in events], np.float32), record["norm.total"].astype(np.float32)
     )
 
 

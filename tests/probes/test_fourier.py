@@ -21,6 +21,7 @@ from grokscope.models import (
 )
 from grokscope.probes.fourier import QUANTITIES, fourier
 from grokscope.probes.record import Record
+from grokscope.probes.stepwise import random_params
 from grokscope.runs import Run
 from grokscope.tasks import CompletionSettings, ModularSettings
 
@@ -125,6 +126,8 @@ def test_chance_bands_are_those_of_gaussian_embeddings(make_run):
         assert low < mean < high
         assert median == pytest.approx(mean, rel=0.03)
         assert low * 0.9 < value(record, f"fourier.embedding.{quantity}")[0] < high * 1.1
+    # shares of F frequencies by independent Gaussians are uniform on the simplex: the mean sum of squares is 2/(F + 1)
+    assert value(record, "fourier.ipr.null")[1] == pytest.approx(2 / 30, rel=0.1)
     assert record.measurements["fourier.embedding.gini.null"].dims == ("null_quantile",)
     assert record.coordinates["null_quantile"] == [0.05, 0.5, 0.95]
 
@@ -293,6 +296,18 @@ def test_transformer_maps_hold_residues_only(make_run, layer_norm):
     for name, matrix in expected.items():
         assert value(record, f"fourier.{name}.gini")[0] == pytest.approx(slow_gini(matrix.numpy()))
     assert value(record, "fourier.key_frequencies.by_neuron").shape == (1, 5)
+
+
+def test_the_chance_of_neurons_is_what_random_weights_measure(make_run):
+    settings, params = random_mlp(11, 8)
+    record = measured(make_run(settings, ModularSettings(p=11), [params]), null_samples=8)
+    model = make_run(settings, ModularSettings(p=11), [params], name="again").model
+    drawn = [{k: v[i] for k, v in block.items()} for block in random_params(model, 8) for i in range(8)]
+    of_draws = measured(make_run(settings, ModularSettings(p=11), drawn, name="draws"))
+    for quantity in ("neuron_explained", "ipr"):
+        found = np.quantile(value(of_draws, f"fourier.{quantity}"), [0.05, 0.5, 0.95])
+        # the draws of the run went through single precision
+        assert value(record, f"fourier.{quantity}.null") == pytest.approx(found, rel=1e-4)
 
 
 def test_a_zero_map_at_one_step_is_null_and_at_every_step_absent(make_run):

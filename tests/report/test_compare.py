@@ -23,13 +23,14 @@ from grokscope.report.subjects import Group, Subject, differing_settings, event_
 from grokscope.runs import open_run
 
 MakeRecord = Callable[..., Record]
+Steps = tuple[int | None, int | None]
 Make = Callable[..., Subject]
 
 
 @pytest.fixture
 def make(make_record: MakeRecord) -> Make:
     def subject(
-        name: str, *, fit: tuple[int | None, int | None] = (150, 160), grok: tuple[int | None, int | None] = (3100, 3300),
+        name: str, *, fit: Steps = (150, 160), grok: Steps = (3100, 3300),
         state: str = "grokked", seed: int | None = 0, loss: float = 1e-3, **settings: str,
     ) -> Subject:  # fmt: skip
         record = make_record()
@@ -49,9 +50,7 @@ def make(make_record: MakeRecord) -> Make:
     return subject
 
 
-def seeds(
-    make: Make, name: str, groks: Sequence[tuple[int | None, int | None]], **options: str
-) -> list[Subject]:
+def seeds(make: Make, name: str, groks: Sequence[Steps], **options: str) -> list[Subject]:
     return [make(f"{name}-s{i}", grok=grok, seed=i, **options) for i, grok in enumerate(groks)]
 
 

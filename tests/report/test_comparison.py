@@ -67,7 +67,8 @@ def test_the_distribution_of_mann_whitney_is_that_of_enumeration():
 
 def test_shift_intervals_of_small_groups():
     found = shift_interval(exact(1, 2, 3), exact(11, 12, 13))
-    assert found == Interval(8, 12, pytest.approx(0.9))
+    assert found is not None
+    assert (found.low, found.high, found.coverage) == (8, 12, pytest.approx(0.9))
     assert shift(exact(1, 2, 3), exact(11, 12, 13)) == Between(10, 10)
     # the table of critical values at n = m = 5, two-sided 5 %: U ≤ 2 is rejected, so k = 3
     five = shift_interval(exact(*range(5)), exact(*range(10, 60, 10)))

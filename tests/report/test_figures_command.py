@@ -83,7 +83,7 @@ def test_what_cannot_be_written_is_told_in_one_line(record: Record, tmp_path: Pa
         with pytest.raises(GrokscopeError, match=expected) as told:
             write_figures(record, out, **options)  # pyright: ignore[reportArgumentType]
         assert "\n" not in str(told.value)
-    record.measurements.clear()
-    with pytest.raises(GrokscopeError, match="nothing that loss, fourier measured"):
-        write_figures(record, tmp_path)
+    del record.measurements["loss.train"]
+    with pytest.raises(GrokscopeError, match="nothing that loss measured can be drawn"):
+        write_figures(record, tmp_path, only=["loss"])
     assert list(tmp_path.rglob("*.part")) == []

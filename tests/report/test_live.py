@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import numpy as np
 import pytest
 
 from grokscope import open_run, probe, write_report
+from grokscope.errors import Absent
 from grokscope.measures.crossings import Crossing
 from grokscope.probes import Probe, Record, registered
 from grokscope.probes.drawing import CYCLE, SERIES, TRAIN, band, curve, time_axes
+from grokscope.probes.loss import draw_answers
 from grokscope.probes.registry import FigureSpec
 from grokscope.probes.views import MOST_KEYFRAMES, keyframes
 from grokscope.report.encoding import decoded
@@ -74,11 +77,6 @@ def test_answers_are_those_of_the_network(run: Run, views: dict[str, dict[str, A
 
 
 def test_answers_without_a_split_mark_no_pair(run: Run, record: Record) -> None:
-    from dataclasses import replace
-
-    from grokscope.errors import Absent
-    from grokscope.probes.loss import draw_answers
-
     lost = replace(run, task=replace(run.task, no_split=Absent("the split is not known")))
     content = draw_answers(lost, record)
     assert content is not None
@@ -146,12 +144,31 @@ def test_what_is_kept_is_not_made_again(
 
 
 def _refusing(spec: Any) -> Any:
-    from dataclasses import replace
-
     def refuse(run: Run, record: Record) -> None:
         raise AssertionError("made again")
 
     return replace(spec, make=refuse)
+
+
+def test_a_plugins_view_that_fails_says_so_and_ours_raises(
+    run: Run,
+    record: Record,
+    make_probe: Callable[..., Probe],
+    probes: list[Probe],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(run: Run, record: Record) -> None:
+        raise ValueError("no <b>luck</b>\nat all")
+
+    theirs = replace(make_probe("theirs", ()), measure=broken)  # of this module, so not grokscope's own
+    theirs.view("broken", "bars", "Mine", "c")(broken)
+    (view,) = make_views(run, record, [theirs])
+    assert view.content["kind"] == "failed"
+    assert view.content["caption"] == "It could not be made: ValueError: no <b>luck</b>"
+    loss = probes[0]
+    monkeypatch.setattr(loss, "views", [*loss.views, theirs.views[0]])
+    with pytest.raises(ValueError, match="luck"):
+        make_views(run, record, [loss])
 
 
 def test_a_record_of_other_saves_gets_no_views(run: Run, probes: list[Probe]) -> None:

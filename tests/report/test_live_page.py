@@ -49,6 +49,11 @@ def frame(tab: Tab) -> None:
     tab.value("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 
+def drawn(tab: Tab, kind: str) -> None:
+    """Wait until the view of this kind has read its arrays and shows a step."""
+    tab.wait(f"document.querySelector('.view.{kind} .stand').textContent !== ''")
+
+
 def at_step(tab: Tab) -> int:
     return tab.value("grokscope.time.step")
 
@@ -106,6 +111,7 @@ def test_keyframes_snap_to_the_nearest_and_say_which(open_page: Open) -> None:
     assert rows == [0, 0, 8, 8, 18, 18]
     stand = tab.page.locator(".view.matrix .stand")
     stand.scroll_into_view_if_needed()
+    drawn(tab, "matrix")
     assert stand.text_content() == "step 50"
     go_to(tab, 100)
     assert stand.text_content() == "step 50 (nearest kept to 100)"
@@ -199,6 +205,7 @@ def test_the_number_box_snaps_to_the_nearest_save(open_page: Open) -> None:
 def test_space_plays_from_save_to_save_and_stops_at_the_end(open_page: Open) -> None:
     tab = open_page(clock=True, ready=False)
     tab.page.wait_for_selector(".timebar")
+    tab.page.clock.pause_at(3_600_000)
     tab.page.get_by_role("slider").focus()
     tab.page.keyboard.press("Home")
     tab.page.keyboard.press(" ")
@@ -213,6 +220,7 @@ def test_space_plays_from_save_to_save_and_stops_at_the_end(open_page: Open) -> 
 def test_with_reduced_motion_play_goes_on_slowly(open_page: Open) -> None:
     tab = open_page(clock=True, ready=False, reduced_motion="reduce", address="#step=0")
     tab.page.wait_for_selector(".timebar")
+    tab.page.clock.pause_at(3_600_000)
     tab.page.get_by_role("button", name="Play").click()
     tab.page.clock.run_for(900)
     assert tab.value("grokscope.time.row") == 0
@@ -223,6 +231,7 @@ def test_with_reduced_motion_play_goes_on_slowly(open_page: Open) -> None:
 def test_where_the_time_came_to_rest_is_said_once(open_page: Open) -> None:
     tab = open_page(clock=True, ready=False)
     tab.page.wait_for_selector(".timebar")
+    tab.page.clock.pause_at(3_600_000)
     said = tab.page.locator(".timebar [aria-live]")
     tab.page.clock.run_for(700)
     first = said.text_content()
@@ -309,6 +318,7 @@ def test_a_pair_is_read_out_by_pointer_and_keys(open_page: Open) -> None:
     tab = open_page()
     canvas = tab.page.locator(".view.answers canvas")
     canvas.scroll_into_view_if_needed()
+    drawn(tab, "answers")
     readout = tab.page.locator(".view.answers .readout")
     box = canvas.bounding_box()
     assert box
@@ -329,7 +339,7 @@ def test_a_pair_is_read_out_by_pointer_and_keys(open_page: Open) -> None:
 def test_the_answer_grid_has_four_looks(open_page: Open) -> None:
     tab = open_page(address="#step=50")
     tab.page.locator(".view.answers canvas").scroll_into_view_if_needed()
-    frame(tab)
+    drawn(tab, "answers")
     looks = tab.value(
         """() => {
           const canvas = document.querySelector('.view.answers canvas');
@@ -351,7 +361,8 @@ def test_pinning_puts_views_side_by_side_or_over_each_other(open_page: Open) -> 
     go_to(tab, 1300)
     answers = tab.page.locator(".view.answers .stand")
     answers.first.scroll_into_view_if_needed()
-    frame(tab)
+    drawn(tab, "answers")
+    drawn(tab, "bars")
     assert answers.all_text_contents() == ["A: step 50", "step 1300"]
     assert tab.page.locator(".view.bars .stand").all_text_contents() == ["step 1300 · hollow: A, step 50"]
     tab.page.get_by_role("button", name="Unpin").click()
@@ -364,7 +375,7 @@ def test_every_kind_of_view_draws_something(open_page: Open) -> None:
     for kind in ("answers", "bars", "plane", "values", "matrix", "neurons", "phases"):
         canvas = tab.page.locator(f".view.{kind} canvas")
         canvas.scroll_into_view_if_needed()
-        frame(tab)
+        drawn(tab, kind)
         inked = tab.value(
             """kind => { const canvas = document.querySelector(`.view.${kind} canvas`);
             const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
@@ -373,6 +384,8 @@ def test_every_kind_of_view_draws_something(open_page: Open) -> None:
         )
         assert inked >= 3, kind
         assert ": " in (canvas.get_attribute("aria-label") or ""), kind
+    tab.page.locator(".view.shares").scroll_into_view_if_needed()
+    drawn(tab, "shares")
     assert tab.page.locator(".view.shares .parts b").all_text_contents() == ["20.0 %", "40.0 %", "40.0 %"]
     assert "does not know how to show" in (
         tab.page.locator("article", has_text="View tea leaves").text_content() or ""
@@ -404,7 +417,7 @@ def test_only_what_is_on_the_screen_follows(open_page: Open) -> None:
       document.addEventListener('grokscope:step', e => done(e.detail), { once: true });
       grokscope.time.set(grokscope.time.rowOf(step));
     })"""
-    frame(tab)
+    drawn(tab, "answers")
     top = tab.value(count, 50)
     assert (top["step"], top["row"]) == (50, made.STEPS.index(50))
     tab.page.locator("#provenance").scroll_into_view_if_needed()
@@ -571,6 +584,16 @@ def test_the_moving_page_never_scrolls_sideways(open_page: Open, width: int) -> 
         tab.page.locator(place).scroll_into_view_if_needed()
         frame(tab)
         assert tab.value("document.documentElement.scrollWidth") <= width
+
+
+def test_what_was_never_seen_is_printed(open_page: Open) -> None:
+    tab = open_page()
+    tab.wait("document.documentElement.dataset.read !== undefined")
+    tab.value("dispatchEvent(new Event('beforeprint'))")
+    assert tab.value(
+        "[...document.querySelectorAll('.view .stand')].every(e => e.textContent.startsWith('step '))"
+    )
+    assert tab.value("grokscope.colour('--ink')") == "#1b2430"
 
 
 def test_a_phone_folds_the_bar(open_page: Open) -> None:

@@ -100,6 +100,7 @@
     show();
     keepClear(bar);
     document.documentElement.dataset.ready = "";
+    grokscope.readAhead();
   }
 
   start();

@@ -1,11 +1,11 @@
 // The answer grid: every (a, b), right or wrong; a dot in it says that the pair is in the training set.
 {
-  const { make, kinds, canvas, colour } = grokscope;
+  const { make, kinds, canvas, colour, WIDEST } = grokscope;
 
   function rgb(variable) {
     const value = colour(variable);
-    const digits = value.match(/^#(..)(..)(..)$/);
-    return digits ? digits.slice(1).map((pair) => parseInt(pair, 16)) : [128, 128, 128];
+    const long = value.length === 4 ? value.replace(/[0-9a-f]/gi, "$&$&") : value; // #fff is #ffffff
+    return [1, 3, 5].map((at) => parseInt(long.slice(at, at + 2), 16));
   }
   const blend = (one, other, share) => one.map((part, at) => Math.round(part + (other[at] - part) * share));
   const packed = ([red, green, blue]) => (255 << 24) | (blue << 16) | (green << 8) | red;
@@ -38,6 +38,9 @@
       let latest = null;
       let image = null;
       let cell = 3;
+      let paints = null;
+      let shown = null; // the bits that the image shows now, and how many of them are right
+      let hits = 0;
 
       function say() {
         if (!latest || !spot.chosen) return;
@@ -86,36 +89,51 @@
       // A whole number of the screen's pixels a pair, so that all pairs are of one size.
       function extent() {
         const dense = Math.min(3, devicePixelRatio || 1);
-        cell = Math.max(3, Math.floor((Math.min(560, holder.clientWidth) * dense) / p));
+        cell = Math.max(3, Math.floor((Math.min(WIDEST, holder.clientWidth) * dense) / p));
         const side = cell * p;
         if (element.width !== side) element.width = element.height = side;
         element.style.width = `${Math.min(side / dense, holder.clientWidth)}px`;
         return side;
       }
 
-      function paint({ arrays: [right, train], row }) {
-        const index = right.index(row);
-        const side = extent();
-        if (image?.width !== side) image = new ImageData(side, side);
-        const pixels = new Uint32Array(image.data.buffer);
-        const paints = colours();
+      function paintPair(pixels, side, paints, at, good, marked) {
+        const base = good ? paints.right : paints.wrong;
+        const corner = Math.floor(at / p) * cell * side + (at % p) * cell;
+        for (let y = 0; y < cell; y++) pixels.fill(base, corner + y * side, corner + y * side + cell);
+        if (!marked) return;
         const inset = Math.max(1, Math.round(cell * 0.32));
-        let hits = 0;
-        for (let a = 0; a < p; a++) {
-          for (let b = 0; b < p; b++) {
-            const at = a * p + b;
-            const good = right.bit(index, at);
-            hits += good;
-            const base = good ? paints.right : paints.wrong;
-            const corner = a * cell * side + b * cell;
-            for (let y = 0; y < cell; y++) pixels.fill(base, corner + y * side, corner + y * side + cell);
-            if (!train?.bit(0, at)) continue;
-            const dot = good ? paints.onRight : paints.onWrong;
-            for (let y = inset; y < cell - inset; y++) {
-              pixels.fill(dot, corner + y * side + inset, corner + y * side + cell - inset);
-            }
+        const dot = good ? paints.onRight : paints.onWrong;
+        for (let y = inset; y < cell - inset; y++) {
+          pixels.fill(dot, corner + y * side + inset, corner + y * side + cell - inset);
+        }
+      }
+
+      // Eight pairs to a byte: of two steps only the bytes that differ are looked into.
+      function paint({ arrays: [right, train], row, measure }) {
+        const index = right.index(row);
+        const bytes = right.raw(index);
+        const fresh = measure || !image;
+        if (fresh) {
+          const side = extent();
+          if (image?.width !== side) image = new ImageData(side, side);
+          paints = colours();
+          shown = new Uint8Array(bytes.length);
+        }
+        const pixels = new Uint32Array(image.data.buffer);
+        hits = fresh ? 0 : hits;
+        for (let byte = 0; byte < bytes.length; byte++) {
+          const differing = fresh ? 255 : bytes[byte] ^ shown[byte];
+          if (!differing) continue;
+          for (let place = 0; place < 8; place++) {
+            const at = 8 * byte + place;
+            const bit = 128 >> place;
+            if (!(differing & bit) || at >= p * p) continue;
+            const good = (bytes[byte] & bit) !== 0;
+            hits += good ? 1 : fresh ? 0 : -1;
+            paintPair(pixels, image.width, paints, at, good, train?.bit(0, at));
           }
         }
+        shown.set(bytes);
         latest = { right, train, index };
         mark();
         say();

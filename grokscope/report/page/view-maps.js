@@ -6,9 +6,9 @@
   const printing = () => document.documentElement.classList.contains("printing");
 
   // Residues go round, and so do their colours, at one lightness.
-  function residueColour(at, count) {
+  function residueColours(count) {
     const light = dark.matches && !printing() ? 0.76 : 0.58;
-    return `oklch(${light} 0.13 ${((360 * at) / count + 20).toFixed(1)})`;
+    return Array.from({ length: count }, (_, at) => `oklch(${light} 0.13 ${((360 * at) / count + 20).toFixed(1)})`);
   }
 
   function note(view, layer, row, index) {
@@ -23,10 +23,11 @@
       const element = canvas(view.title);
       const words = make("p", { class: "readout" });
       holder.append(element, words);
+      let hues = null;
       return {
         reserve: () => ready(element, 1),
-        paint({ arrays: [frames, extents], layer, row }) {
-          const { context, width, height } = ready(element, 1);
+        paint({ arrays: [frames, extents], layer, row, measure }) {
+          const { context, width, height } = ready(element, 1, measure);
           const index = frames.index(row);
           const points = frames.values(index);
           const count = frames.size / 2;
@@ -49,9 +50,10 @@
           for (let at = 0; at < count; at++) context.lineTo(x(at), y(at));
           context.stroke();
           context.globalAlpha = 1;
+          if (measure || !hues) hues = residueColours(count);
           const radius = count > 150 ? 2.4 : 3.6;
           for (let at = 0; at < count; at++) {
-            context.fillStyle = residueColour(at, count);
+            context.fillStyle = hues[at];
             context.beginPath();
             context.arc(x(at), y(at), radius, 0, 2 * Math.PI);
             context.fill();
@@ -102,7 +104,7 @@
       const { shape } = view.layers[0].values;
       return {
         reserve: () => ready(element, shape[1] / shape[2]),
-        paint({ arrays: [frames], row }) {
+        paint({ arrays: [frames], row, measure }) {
           const [, rows, cols] = frames.meta.shape;
           const index = frames.index(row);
           const [from, to] = [frames.limit("low", index), frames.limit("high", index)];
@@ -119,7 +121,7 @@
           const pixels = new Uint32Array(image.data.buffer);
           for (let at = 0; at < levels.length; at++) pixels[at] = table[Math.round(shift + scale * levels[at])];
           small.getContext("2d").putImageData(image, 0, 0);
-          const { context, width, height } = ready(element, rows / cols);
+          const { context, width, height } = ready(element, rows / cols, measure);
           context.imageSmoothingEnabled = false;
           context.drawImage(small, 0, 0, width, height);
           low.textContent = number(first);
@@ -156,5 +158,4 @@
     },
   };
 
-  Object.assign(grokscope, { residueColour, onCanvas });
-}
+  }

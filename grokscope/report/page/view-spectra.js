@@ -11,7 +11,7 @@
       return {
         reserve: () => ready(element, aspect),
         paint(options) {
-          const plot = ready(element, aspect);
+          const plot = ready(element, aspect, options.measure);
           paint(plot, options);
           element.setAttribute("aria-label", `${view.title}: ${describe(options)}`);
         },

@@ -2,6 +2,7 @@
 {
   const { make, decode, number, whole, addPanel, redraw } = grokscope;
   const kinds = {};
+  const WIDEST = 560;
 
   // Rounding and range of what is shown, as the array states them.
   function precision(meta) {
@@ -20,24 +21,29 @@
     return make("canvas", { role: "img", "aria-label": label });
   }
 
-  // The canvas in the pixels of the screen, its context in those of the page.
-  function ready(element, aspect, most = 560) {
-    const width = Math.max(120, Math.min(most, Math.floor(element.parentElement.clientWidth)));
-    const height = Math.round(width * aspect);
-    const dense = Math.min(3, devicePixelRatio || 1);
-    const [across, down] = [Math.round(width * dense), Math.round(height * dense)];
-    if (element.width !== across || element.height !== down) {
-      element.width = across;
-      element.height = down;
-      element.style.width = `${width}px`;
-      element.style.height = `${height}px`;
+  const sizes = new WeakMap();
+  // The canvas in the pixels of the screen, its context in those of the page. Its width is asked for only where it
+  // may have changed: to answer, the browser would lay out the whole page anew at every step.
+  function ready(element, aspect, measure = true) {
+    if (measure || !sizes.has(element)) {
+      const width = Math.max(120, Math.min(WIDEST, Math.floor(element.parentElement.clientWidth)));
+      const height = Math.round(width * aspect);
+      const dense = Math.min(3, devicePixelRatio || 1);
+      const [across, down] = [Math.round(width * dense), Math.round(height * dense)];
+      if (element.width !== across || element.height !== down) {
+        element.width = across;
+        element.height = down;
+        element.style.width = `${width}px`;
+        element.style.height = `${height}px`;
+      }
+      sizes.set(element, { context: element.getContext("2d"), width, height, dense });
     }
-    const context = element.getContext("2d");
+    const plot = sizes.get(element);
+    const { context, width, height, dense } = plot;
     context.setTransform(dense, 0, 0, dense, 0, 0);
     context.clearRect(0, 0, width, height);
     context.font = "12px system-ui, sans-serif";
-    context.textBaseline = "alphabetic";
-    return { context, width, height, dense };
+    return plot;
   }
 
   // A pane is one picture; a kind that does not lay the pinned step over has a second pane beside it.
@@ -110,7 +116,7 @@
         else shown[1].element.remove();
       }
       panes.classList.toggle("two", second);
-      const options = { view, arrays, layer };
+      const options = { view, arrays, layer, measure: everything };
       shown[0].picture.paint({ ...options, row: time.row, pinned: kind.overlays ? time.pinned : null });
       stand(shown[0], time.row);
       if (pinned && kind.overlays) shown[0].stand.textContent += ` · hollow: A, step ${whole(time.steps[time.pinned])}`;
@@ -122,7 +128,17 @@
       }
     }
     addPanel(panel);
+    unread.push(() => arrays || load());
   }
 
-  Object.assign(grokscope, { kinds, addView, ready, canvas });
+  const unread = [];
+  // Arrays are unpacked when the browser has nothing else to do, so that what was never on the screen can be printed.
+  function readAhead() {
+    const next = unread.shift();
+    if (next) idle(() => Promise.resolve(next()).then(readAhead));
+    else document.documentElement.dataset.read = "";
+  }
+  const idle = window.requestIdleCallback ?? ((work) => setTimeout(work, 50));
+
+  Object.assign(grokscope, { kinds, addView, ready, canvas, readAhead, WIDEST });
 }
