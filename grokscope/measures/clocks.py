@@ -14,7 +14,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize
 
 from grokscope.measures.crossings import Crossing, delay, first_hold, series
 from grokscope.measures.lines import LineFit, fit_blocks, fit_line
@@ -350,7 +349,9 @@ def _log_likelihood(residual_N: NDArray[np.float64], width_N: NDArray[np.float64
     coarse = np.linspace(low, high, 200)
     best = int(np.argmax([value(point) for point in coarse]))
     bounds = (float(coarse[max(best - 1, 0)]), float(coarse[min(best + 1, coarse.size - 1)]))
-    found = optimize.minimize_scalar(lambda point: -value(point), bounds=bounds, method="bounded")
+    from scipy.optimize import minimize_scalar  # half a second to import, and most commands fit nothing
+
+    found = minimize_scalar(lambda point: -value(point), bounds=bounds, method="bounded")
     return max(value(float(found.x)), value(float(coarse[best])), value(-np.inf))
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy.special import stdtrit
 
 from grokscope.measures.crossings import series
 
@@ -55,7 +55,7 @@ def fit_line(x: ArrayLike, y: ArrayLike, confidence: float = 0.95) -> LineFit:
     rss = float(np.sum((dy - slope * dx) ** 2))
     low = high = None
     if x_N.size > 2:
-        half = float(stats.t.ppf((1 + confidence) / 2, x_N.size - 2)) * float(
+        half = float(stdtrit(x_N.size - 2, (1 + confidence) / 2)) * float(
             np.sqrt(rss / (x_N.size - 2) / sxx)
         )
         low, high = slope - half, slope + half
@@ -95,7 +95,7 @@ def block_slope(
     slope = float(dx_B @ dy_B / (dx_B @ dx_B))
     rss = float(np.sum((dy_B - slope * dx_B) ** 2))
     freedom = x_B.size - 2
-    half = float(stats.t.ppf((1 + confidence) / 2, freedom) * np.sqrt(rss / freedom / (dx_B @ dx_B)))
+    half = float(stdtrit(freedom, (1 + confidence) / 2) * np.sqrt(rss / freedom / (dx_B @ dx_B)))
     return slope, slope - half, slope + half
 
 

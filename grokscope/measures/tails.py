@@ -14,7 +14,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, stats
+from scipy.special import stdtrit
 
 from grokscope.measures.lines import LineFit, fit_line
 
@@ -244,7 +244,7 @@ def _fit_with_origins(
         column = free - (parameters.size - 2)
         covariance = np.linalg.inv((jacobian / scale).T @ (jacobian / scale))
         deviation = float(np.sqrt(covariance[column, column] * rss / (t_N.size - free)) / scale[column])
-        half = float(stats.t.ppf(0.975, t_N.size - free)) * deviation
+        half = float(stdtrit(t_N.size - free, 0.975)) * deviation
         low, high = curve.main(float(parameters[2]) - half), curve.main(float(parameters[2]) + half)
     named = curve.named(parameters[2:])
     if named["beta"] is not None and named["beta"] >= AT_BOUND:
@@ -307,9 +307,11 @@ def _fit(curve: _Power | _Exponential, t_N: Array, gaps_N: Array, joint: bool) -
     ]
     starts = [np.clip(start, low[free] + 1e-9, high[free] - 1e-9) for start in starts]
     starts.sort(key=lambda start: float(np.sum(residual(start) ** 2)))
+    from scipy.optimize import least_squares  # half a second to import, and most commands fit nothing
+
     best: tuple[float, Array] | None = None
     for start in starts[:STARTS]:
-        found = optimize.least_squares(
+        found = least_squares(
             residual,
             start,
             jac=cast(Any, jacobian),

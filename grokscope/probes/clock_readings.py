@@ -27,7 +27,7 @@ NEVER_FITTED = "the run never held its training level"
 UNTIMED = "the learning rate of every step is not recorded"
 
 # LaTeX of the time that the lines are fitted to
-_MIDDLE = r" \\ \bar{T}\text{ the middle of the interval of }T"
+_MIDDLE = r" \\ \bar{T}\text{ the middle of the interval}"
 
 QUANTITIES = (
     Quantity(

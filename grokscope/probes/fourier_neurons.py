@@ -22,6 +22,7 @@ from grokscope.measures.neuron_frequencies import (
 from grokscope.measures.phases import fit_phases, phase_statistics, resultant_chance
 from grokscope.models.neuron_rows import neuron_view
 from grokscope.probes.cyclic_axis import CyclicAxis
+from grokscope.probes.fourier_quantities import NEURONS_WITH_NULL
 from grokscope.probes.readings import Values, by_save, once
 from grokscope.probes.record import Record
 from grokscope.probes.stepwise import no_params, random_params, record_null, record_series
@@ -31,8 +32,6 @@ OF_INPUTS = ("ipr", "ipr_complex")
 OF_PHASES = ("phase_cosine", "phase_resultant", "phase_angle", "phase_chance")
 SHARES = "key_frequencies.by_neuron"
 NEURON_MEASURES: tuple[str, ...] = (*OF_INPUTS, "neuron_explained", SHARES, *OF_PHASES)
-
-NEURONS_WITH_NULL = ("neuron_explained", "ipr")
 
 SILENT = "no neuron varies over the inputs (or weights are not finite) at any save"
 TIED = "no neuron has a frequency that explains more of it than every other (or weights are not finite)"

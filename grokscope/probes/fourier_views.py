@@ -172,12 +172,13 @@ def neurons(run: Run, record: Record) -> Content | None:
 def phases(run: Run, record: Record) -> Content | None:
     """φ_a ± φ_b of each neuron's input weights against ψ of its output weights."""
     found = _of_neurons(run, record)
-    if found is None or "input" not in found[1]:
+    token, answer = axes_of(run.task)
+    if found is None or isinstance(token, Absent) or "input" not in found[1]:
         return None
     rows, values, _ = found
     if not bool((values["weight"] > 0).any()):
         return None
-    sign, _ = sign_of_phases(run.task, *axes_of(run.task), run.model)
+    sign, _ = sign_of_phases(run.task, token, answer, run.model)
     turn = {"low": -np.pi, "high": np.pi, "unit": "rad"}
     return {
         "x": Frames(values["input"].numpy(), "byte", rows, **turn),

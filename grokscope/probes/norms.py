@@ -45,7 +45,7 @@ NO_MATRIX = "no tensor of it is a weight matrix"
             formula=r"\sqrt{\sum_W\left\|W(t)\right\|_F^2} \\ "
             r"t=\min\left\{u\in\text{saves}:u\ge v\right\} \\ "
             r"v=\min\left\{u\in\text{evaluations}:s(u)\ge 0.9\right\} \\ "
-            r"s=\frac{\text{accuracy}-\text{chance}}{1-\text{chance}}",
+            r"s=\frac{\text{accuracy}\,-\,\text{chance}}{1-\text{chance}}",
         ),
         Quantity(
             "norm.<block>",

@@ -316,7 +316,7 @@ def _record(
 
 spectra.figure(
     "Ranks of the end-to-end map",
-    "Numbers of directions in use, by four definitions that weigh small singular values less and less. The "
+    "Numbers of directions in use, by five definitions that weigh small singular values less and less. The "
     "grey band is the effective rank on Gaussian weights of the same shapes.",
     needs=("spectra",),
 )(drawing.draw_ranks)

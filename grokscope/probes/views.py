@@ -93,4 +93,14 @@ def keyframes(record: Record, most: int = MOST_KEYFRAMES) -> np.ndarray:
     for centre in centres:
         place = place + (1 + np.tanh((after - centre) / 0.35)) / 2 / len(centres)
     wanted = np.linspace(place[0], place[-1], most)
-    return np.unique(np.abs(place[:, None] - wanted).argmin(0))
+    chosen = set(np.abs(place[:, None] - wanted).argmin(0).tolist())
+    while (
+        len(chosen) < most
+    ):  # where several places fell onto one save: into the widest gaps that hold another
+        rows = np.array(sorted(chosen))
+        wide = np.where(np.diff(rows) > 1, np.diff(place[rows]), -1.0)
+        left = int(rows[wide.argmax()])
+        right = int(rows[wide.argmax() + 1])
+        middle = (place[left] + place[right]) / 2
+        chosen.add(left + 1 + int(np.abs(place[left + 1 : right] - middle).argmin()))
+    return np.array(sorted(chosen))

@@ -163,9 +163,13 @@ def write_index(workspace: Path, reports: Path | None = None) -> Path:
     A run without a page has a row of what its training log tells; one that cannot be opened says why.
 
     Raises:
-        GrokscopeError: the file cannot be written.
+        GrokscopeError: the file cannot be written, or belongs to a run of that name.
     """
     reports = workspace / "reports" if reports is None else reports
+    if (workspace / "checkpoints" / Path(INDEX).stem / "run.json").is_file():
+        raise GrokscopeError(
+            f"writing {reports / INDEX}: it is the page of the run {Path(INDEX).stem!r}, expected no run of that name"
+        )
     rows = [_row_for(path, reports) for path in runs_of(workspace)]
     text, out = render_index(rows), reports / INDEX
     try:
@@ -235,7 +239,6 @@ def render_index(rows: Sequence[Row]) -> str:
         script="index.js",
         lines=lines,
         states=sorted(states.items(), key=lambda pair: (-pair[1], pair[0])),
-        tones=_TONES,
         sentence=_sentence(rows, states),
         width=WIDTH,
         height=HEIGHT,

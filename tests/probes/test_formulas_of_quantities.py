@@ -132,14 +132,14 @@ CLOCKS = [
     Row(
         "clocks.classifier.logarithmic",
         r"\bar{T}_{\text{cls}}(\varepsilon)\approx c+s\,\ln\frac{1}{\varepsilon} \\ "
-        r"\bar{T}\text{ the middle of the interval of }T",
+        r"\bar{T}\text{ the middle of the interval}",
         trajectory,
         lambda *given: slope(*given, of=lambda middle: middle), named("clocks.classifier.logarithmic", 0),
     ),
     Row(
         "clocks.classifier.power",
         r"\ln\,\bar{T}_{\text{cls}}(\varepsilon)\approx c+s\,\ln\frac{1}{\varepsilon} \\ "
-        r"\bar{T}\text{ the middle of the interval of }T",
+        r"\bar{T}\text{ the middle of the interval}",
         trajectory,
         lambda *given: slope(*given, of=np.log), named("clocks.classifier.power", 0),
     ),

@@ -98,7 +98,7 @@ def charts() -> dict[str, Any]:
         yscale="log",
         ylim=[1e-5, 10],
     )
-    accuracy = axes("accuracy", [line("train", "--c1", 2), line("test", "--c2", 3)])
+    accuracy = axes("accuracy", [line("train", "--c1", 2), line("test", "--c2", 3)], rect=[390, 20, 630, 220])
     own = line("thinned", "--c3", None, x=[0, 100, 1300], y=[0.1, 0.5, 0.9])
     gini = axes(
         "Gini coefficient",

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from grokscope.errors import GrokscopeError
 from grokscope.report import index as index_module
 from grokscope.report import rows as rows_module
 from grokscope.report.frame import resource
@@ -229,6 +230,12 @@ def test_a_run_that_cannot_be_opened_has_a_row_that_says_why(workspace: Path) ->
     assert UNREADABLE in text
     assert str(workspace) not in text
     assert cells(text)[0][0] == "little-s3"
+
+
+def test_a_run_called_index_keeps_its_page(workspace: Path) -> None:
+    shutil.copytree(workspace / "checkpoints" / "little-s3", workspace / "checkpoints" / "index")
+    with pytest.raises(GrokscopeError, match="expected no run of that name"):
+        write_index(workspace)
 
 
 def test_many_runs_are_reported_and_one_that_fails_leaves_the_others_alone(

@@ -294,6 +294,14 @@ def test_keyframes_are_dense_around_events() -> None:
     assert around(steps) > 1.5 * around(plain.steps[keyframes(plain)])
 
 
+def test_all_keyframes_there_may_be_are_used() -> None:
+    for count in (65, 93, 400):
+        record = Record("r", np.arange(0, 10 * count, 10))
+        record.events = {"fit": Crossing(30, 40, False), "grok": Crossing(500, 510, False)}
+        rows = keyframes(record)
+        assert len(set(rows.tolist())) == MOST_KEYFRAMES
+
+
 def test_few_saves_are_all_keyframes() -> None:
     assert keyframes(Record("r", np.array([0, 3, 9]))).tolist() == [0, 1, 2]
 

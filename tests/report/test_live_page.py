@@ -293,6 +293,35 @@ def test_a_heat_map_gets_the_cursor_where_the_step_is(open_page: Open) -> None:
         assert found == pytest.approx(60 + 240 * share, abs=0.06)
 
 
+def test_of_a_mixed_figure_the_rest_stands_beside_what_is_drawn_anew(open_page: Open, tmp_path: Path) -> None:
+    live = made.payload()
+    live["charts"]["f1-1"]["axes"][0].update(live=False, lines=[])
+    tab = open_page(live, address="#step=100")
+    figure = tab.page.locator("#figure-f1-1")
+    figure.scroll_into_view_if_needed()
+    frame(tab)
+    assert figure.locator(".live > *").evaluate_all("all => all.map(e => e.tagName)") == ["svg", "DIV"]
+    part = figure.locator("svg.part")
+    assert part.get_attribute("aria-label") == "Loss and accuracy"
+    left, _, width, _ = (float(side) for side in (part.get_attribute("viewBox") or "").split())
+    assert left < 60
+    assert 250 < width < 400, "the half of the sheet that is not drawn anew"
+    assert part.locator(".cursor.present").get_attribute("visibility") == "visible"
+    assert figure.locator(".axes .of").all_text_contents() == ["accuracy"]
+    _, text = saved(tab, "f1-1", "SVG", tmp_path)
+    assert "accuracy" in text
+    assert "nat" in text
+
+
+def test_a_figure_whose_parts_cannot_be_told_apart_stays_as_printed(open_page: Open) -> None:
+    live = made.payload()
+    live["charts"]["f1-1"]["axes"][1]["rect"] = [-900, 0, -800, 10]
+    tab = open_page(live)
+    figure = tab.page.locator("#figure-f1-1")
+    assert figure.locator(".live").count() == 0
+    assert figure.locator("svg.figure").is_visible()
+
+
 def test_a_pointer_on_a_chart_moves_the_time(open_page: Open) -> None:
     tab = open_page(address="#step=0")
     plot = tab.page.locator("figure#figure-f1-1 svg.plot").first
@@ -417,7 +446,7 @@ def test_only_what_is_on_the_screen_follows(open_page: Open) -> None:
       document.addEventListener('grokscope:step', e => done(e.detail), { once: true });
       grokscope.time.set(grokscope.time.rowOf(step));
     })"""
-    drawn(tab, "answers")
+    tab.wait("document.documentElement.dataset.read !== undefined")
     top = tab.value(count, 50)
     assert (top["step"], top["row"]) == (50, made.STEPS.index(50))
     tab.page.locator("#provenance").scroll_into_view_if_needed()

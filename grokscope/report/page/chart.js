@@ -1,6 +1,6 @@
 // Charts over time, drawn anew from all saves: on the chosen time axis, with cursors and values at the cursor.
 {
-  const { make, draw, number, whole, valueAxis, timeTicks } = grokscope;
+  const { make, draw, number, valueAxis, timeTicks } = grokscope;
   const TOP = 22;
   const FOOT = 42;
   const RIGHT = 14;
@@ -10,7 +10,7 @@
 
   // The points of a line: at every save, or at steps of its own.
   function points(line, series) {
-    if (line.series === null || line.series === undefined) return { steps: line.x, values: line.y };
+    if ((line.series ?? null) === null) return { steps: line.x, values: line.y };
     const { values, steps } = series;
     return { steps, values: values.subarray(line.series * steps.length, (line.series + 1) * steps.length) };
   }
@@ -49,10 +49,10 @@
     const shown = grokscope.time.events.map((event) => ({ event, at: x(event.by) })).sort((a, b) => a.at - b.at);
     shown.forEach(({ event, at }, place) => {
       const from = event.after === null ? at : x(event.after);
-      const style = `fill: var(${eventColour(event)})`;
+      const [style, stroke] = ["fill", "stroke"].map((name) => `${name}: var(${eventColour(event)})`);
       group.append(
         draw("rect", { x: from, y: top, width: Math.max(0, at - from), height: foot - top, style, opacity: 0.18 }),
-        draw("line", { x1: at, x2: at, y1: top, y2: foot, class: "event", style: `stroke: var(${eventColour(event)})` }),
+        draw("line", { x1: at, x2: at, y1: top, y2: foot, class: "event", style: stroke }),
       );
       const left = at - (shown[place - 1]?.at ?? -Infinity);
       const right = (shown[place + 1]?.at ?? Infinity) - at;
@@ -68,12 +68,19 @@
 
   function bands(axes, y, left, right) {
     const group = draw("g", { class: "bands" });
-    const label = (text, at) => group.append(
-      draw("text", { x: right - 4, y: at, class: "band-name", "text-anchor": "end" }, text));
+    const taken = [];
+    // names stand at the right end; one that would lie over another stands further left
+    const label = (text, at) => {
+      const near = taken.filter((other) => Math.abs(other.at - at) < 13);
+      const x = right - 4 - near.reduce((room, other) => room + 12 + 6.4 * other.length, 0);
+      taken.push({ at, length: text.length });
+      group.append(draw("text", { x, y: at, class: "band-name", "text-anchor": "end" }, text));
+    };
     const clamp = (value) => Math.max(0, Math.min(1, Number.isFinite(value) ? value : 0));
     for (const band of axes.bands || []) {
       const [from, to] = [band.from, band.to].map((value) => y(clamp(axes.axis.place(value))));
-      group.append(draw("rect", { x: left, y: to, width: right - left, height: Math.max(1, from - to), class: "band" }));
+      const [width, height] = [right - left, Math.max(1, from - to)];
+      group.append(draw("rect", { x: left, y: to, width, height, class: "band" }));
       if (band.label) label(band.label, to - 4 < TOP + 8 ? from + 12 : to - 4);
     }
     for (const level of axes.levels || []) {
@@ -106,7 +113,8 @@
     return draw("g", { class: `cursor ${kind}`, visibility: "hidden" }, draw("line", { x1: 0, x2: 0 }));
   }
 
-  function legendOf(axes) {
+  // The lines of an axes with their names, and their values where the time stands and where it is pinned.
+  function entriesOf(axes) {
     const items = axes.lines.filter((line) => line.label).map((line) => {
       const stroke = `stroke: var(${line.colour}); stroke-width: ${Math.max(line.width || 1.7, 1.5)}`;
       const swatch = draw("svg", { width: 22, height: 10, "aria-hidden": "true" },
@@ -118,13 +126,23 @@
     return make("ul", { class: "entries" }, ...items);
   }
 
+  function tell(axes, entries) {
+    const { time } = grokscope;
+    entries.classList.toggle("two", time.pinned !== null);
+    for (const line of axes.lines) {
+      if (!line.shown) continue;
+      line.shown.textContent = number(valueAt(line, time.row) ?? NaN);
+      if (time.pinned !== null) line.pinnedShown.textContent = number(valueAt(line, time.pinned) ?? NaN);
+    }
+  }
+
   function chartPanel(axes, series, name) {
     const { time } = grokscope;
     for (const line of axes.lines) Object.assign(line, points(line, series));
     const plot = draw("svg", { class: "plot", role: "img", "aria-label": `${name}, over training steps` });
-    const legend = legendOf(axes);
+    const entries = entriesOf(axes);
     const element = make("div", { class: "axes" }, make("p", { class: "of" }, axes.title || axes.ylabel || ""),
-      axes.title && axes.ylabel ? make("p", { class: "unit" }, axes.ylabel) : "", plot, legend);
+      axes.title && axes.ylabel ? make("p", { class: "unit" }, axes.ylabel) : "", plot, entries);
     const clip = `clip-${++clips}`;
     const box = {};
     let [present, pinned] = [];
@@ -178,15 +196,16 @@
         group.firstChild.setAttribute("y2", foot);
       }
       pinned.append(draw("text", { y: TOP + 10, x: -5, "text-anchor": "end" }, "A"));
+      const inside = draw("rect", { x: left, y: TOP - 2, width: right - left, height: foot - TOP + 4 });
+      const below = { x: (left + right) / 2, y: foot + 36, "text-anchor": "middle" };
       plot.replaceChildren(
-        draw("clipPath", { id: clip }, draw("rect", { x: left, y: TOP - 2, width: right - left, height: foot - TOP + 4 })),
-        grid, bands(axes, y, left, right), eventMarks(box.x, TOP, foot, width),
+        draw("clipPath", { id: clip }, inside), grid, bands(axes, y, left, right), eventMarks(box.x, TOP, foot, width),
         draw("path", { class: "spine", d: `M${left} ${TOP}V${foot}H${right}` }), labels,
-        draw("text", { x: (left + right) / 2, y: foot + 36, "text-anchor": "middle" }, "training step"), curves, pinned, present);
+        draw("text", below, "training step"), curves, pinned, present);
       follow();
     }
 
-    function put(group, dots, row, shown) {
+    function put(group, dots, row) {
       group.setAttribute("visibility", row === null ? "hidden" : "visible");
       if (row === null) return;
       group.setAttribute("transform", `translate(${box.x(time.steps[row]).toFixed(1)} 0)`);
@@ -196,14 +215,13 @@
         const inside = height >= TOP - 3 && height <= box.foot + 3;
         dots[at].setAttribute("visibility", inside ? "inherit" : "hidden");
         if (inside) dots[at].setAttribute("cy", height.toFixed(1));
-        if (line[shown]) line[shown].textContent = number(value ?? NaN);
       });
     }
 
     function follow() {
-      put(present, box.dots.present, time.row, "shown");
-      put(pinned, box.dots.pinned, time.pinned, "pinnedShown");
-      legend.classList.toggle("two", time.pinned !== null);
+      put(present, box.dots.present, time.row);
+      put(pinned, box.dots.pinned, time.pinned);
+      tell(axes, entries);
     }
 
     drag(plot, (event) => {
@@ -216,5 +234,5 @@
 
   const lineName = (line, axes) => [axes.title, axes.ylabel, line.label].filter(Boolean).join(": ");
 
-  Object.assign(grokscope, { chartPanel, drag, cursor, points, lineName, stepText: (step) => `step ${whole(step)}` });
+  Object.assign(grokscope, { chartPanel, drag, cursor, points, lineName });
 }

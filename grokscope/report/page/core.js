@@ -5,7 +5,7 @@ const grokscope = {};
 {
   const SVG = "http://www.w3.org/2000/svg";
   const THIN = "\u202f";
-  const RAISED = { "-": "⁻", 0: "⁰", 1: "¹", 2: "²", 3: "³", 4: "⁴", 5: "⁵", 6: "⁶", 7: "⁷", 8: "⁸", 9: "⁹" };
+  const RAISED = "⁰¹²³⁴⁵⁶⁷⁸⁹";
 
   function fill(element, attributes, children) {
     for (const [name, value] of Object.entries(attributes)) {
@@ -30,7 +30,7 @@ const grokscope = {};
 
   function scientific(value, digits) {
     const [mantissa, power] = value.toExponential(digits - 1).split("e");
-    const raised = String(Number(power)).replace(/./g, (sign) => RAISED[sign]);
+    const raised = String(Number(power)).replace(/./g, (sign) => (sign === "-" ? "⁻" : RAISED[sign]));
     const leading = Number(mantissa) === 1 ? "" : Number(mantissa) === -1 ? "−" : `${mantissa}×`;
     return `${leading}10${raised}`.replace(/^-/, "−");
   }
@@ -60,7 +60,8 @@ const grokscope = {};
   // A step as a short label: 500, 20k, 1.5M.
   function stepLabel(value) {
     for (const [size, suffix] of [[1e6, "M"], [1e3, "k"]]) {
-      if (value >= size && (value >= 1e4 || value % 1000 === 0)) return `${Number((value / size).toPrecision(3))}${suffix}`;
+      if (value < size || (value < 1e4 && value % 1000 !== 0)) continue;
+      return `${Number((value / size).toPrecision(3))}${suffix}`;
     }
     return String(Number(value.toPrecision(4)));
   }

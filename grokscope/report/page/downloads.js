@@ -7,7 +7,7 @@
   function columnsOf(group, series) {
     const lines = group.flatMap((axes) => axes.lines.map((line) => ({
       name: lineName(line, group.length > 1 || axes.title ? axes : { ylabel: axes.ylabel }),
-      since: line.series !== null && line.series !== undefined && Boolean(series.intervals?.[line.series]),
+      since: Boolean(series.intervals?.[line.series ?? -1]),
       ...points(line, series),
     })));
     const places = new Set();
@@ -22,12 +22,16 @@
     return { head: lines.map(({ name, since }) => (since ? `${name} (since the save before)` : name)), order, columns };
   }
 
+  // Lines without names in a drawing that is not described whole are strokes, not data.
+  const hasData = (axes) => Boolean(axes.lines?.some((line) => axes.live || line.label));
+
   // A table for all axes over time together, and one for each other axes that has lines.
   function tablesOf(chart, series) {
-    const groups = [chart.axes.filter((axes) => axes.time), ...chart.axes.filter((axes) => !axes.time).map((axes) => [axes])];
-    return groups.filter((group) => group.some((axes) => axes.lines?.length)).map((group) => ({
+    const shown = chart.axes.filter(hasData);
+    const groups = [shown.filter((axes) => axes.time), ...shown.filter((axes) => !axes.time).map((axes) => [axes])];
+    return groups.filter((group) => group.length).map((group) => ({
       first: group[0].time ? "step" : "x",
-      ...columnsOf(group.filter((axes) => axes.lines?.length), series),
+      ...columnsOf(group, series),
     }));
   }
 
@@ -50,7 +54,7 @@
       const text = exact(value);
       return text === "" ? null : Number(text);
     });
-    const axes = chart.axes.filter((one) => one.lines?.length).map((one) => ({
+    const axes = chart.axes.filter(hasData).map((one) => ({
       title: one.title || "", ylabel: one.ylabel || "", over: one.time ? "step" : "x",
       lines: one.lines.map((line) => {
         const { steps, values } = points(line, series);
@@ -84,14 +88,15 @@
   }
 
   function asSvg(figure, title) {
-    const plots = [...figure.querySelectorAll("svg.plot")];
+    const sheet = figure.querySelector(":scope > svg.figure");
+    const plots = figure.querySelector(".part") ? [] : [...figure.querySelectorAll("svg.plot")];
     const paper = grokscope.colour("--paper");
     const root = draw("svg", { xmlns: "http://www.w3.org/2000/svg" }, draw("title", {}, title));
     const rect = (width, height) => draw("rect", { width, height, fill: paper });
     if (!plots.length) {
-      const printed = standalone(figure.querySelector("svg.figure"));
+      const printed = standalone(sheet);
       printed.querySelectorAll("g.cursor").forEach((group) => group.remove());
-      const { width, height } = figure.querySelector("svg.figure").viewBox.baseVal;
+      const { width, height } = sheet.viewBox.baseVal;
       root.setAttribute("viewBox", `0 0 ${width} ${height}`);
       root.append(rect(width, height), ...printed.childNodes);
       return new XMLSerializer().serializeToString(root);
@@ -104,11 +109,13 @@
       const text = (content, at, fill) => draw("text", {
         x: 10, y: at, style: `font: 12px sans-serif; fill: ${grokscope.colour(fill)}`,
       }, content);
-      const group = draw("g", { transform: `translate(${x} 0)` }, text(block.querySelector(".of").textContent, 16, "--ink"),
+      const group = draw("g", { transform: `translate(${x} 0)` },
+        text(block.querySelector(".of").textContent, 16, "--ink"),
         draw("g", { transform: "translate(0 22)" }, ...standalone(plot).childNodes));
       names.forEach((item, row) => {
         const at = height + 40 + 17 * row;
-        group.append(draw("g", { transform: `translate(10 ${at - 9})` }, ...standalone(item.querySelector("svg")).childNodes));
+        const swatch = standalone(item.querySelector("svg")).childNodes;
+        group.append(draw("g", { transform: `translate(10 ${at - 9})` }, ...swatch));
         const words = text(item.querySelector(".name").textContent, at, "--ink");
         words.setAttribute("x", 40);
         group.append(words);
@@ -142,13 +149,15 @@
       }));
       back.disabled = page === 0;
       on.disabled = page === pages - 1;
-      where.textContent = `rows ${whole(start + 1)} to ${whole(Math.min(order.length, start + ROWS))} of ${whole(order.length)}`;
+      const end = Math.min(order.length, start + ROWS);
+      where.textContent = `rows ${whole(start + 1)} to ${whole(end)} of ${whole(order.length)}`;
     }
     show();
     const names = [first, ...head].map((name, at) => make("th", { scope: "col", class: at ? false : "l" }, name));
-    return make("div", {}, make("div", { class: "scroll rows", tabindex: "0", role: "group", "aria-label": `Data of the figure by ${first}` },
-      make("table", {}, make("thead", {}, make("tr", {}, ...names)), body)),
-    pages > 1 ? make("p", { class: "turn" }, back, on, where) : "");
+    const table = make("table", {}, make("thead", {}, make("tr", {}, ...names)), body);
+    const name = `Data of the figure by ${first}`;
+    const frame = { class: "scroll rows", tabindex: "0", role: "group", "aria-label": name };
+    return make("div", {}, make("div", frame, table), pages > 1 ? make("p", { class: "turn" }, back, on, where) : "");
   }
 
   function tools(figure, key, chart, series) {
@@ -156,8 +165,9 @@
     const title = caption.replace(/^Figure \d+\. /, "").replace(/\.$/, "");
     const stem = `${slug(document.querySelector("h1").textContent)}-${key}-${slug(title)}`;
     const row = make("p", { class: "tools", role: "group", "aria-label": `Data of: ${title}` });
+    const place = figure.querySelector("figcaption") ?? figure.lastElementChild;
     const button = (text, onclick) => row.append(make("button", { type: "button", onclick }, text));
-    if (chart.axes.some((axes) => axes.lines?.length)) {
+    if (chart.axes.some(hasData)) {
       const holder = make("div", { class: "data", hidden: true });
       button("Table", (event) => {
         holder.hidden = !holder.hidden;
@@ -167,8 +177,8 @@
       row.firstChild.setAttribute("aria-expanded", "false");
       button("CSV", () => save(`${stem}.csv`, "text/csv", csv(tablesOf(chart, series))));
       button("JSON", () => save(`${stem}.json`, "application/json", json(key, title, chart, series)));
-      figure.append(row, holder);
-    } else figure.append(row);
+      place.after(row, holder);
+    } else place.after(row);
     button("SVG", () => save(`${stem}.svg`, "image/svg+xml", asSvg(figure, title)));
   }
 

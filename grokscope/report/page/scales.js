@@ -23,7 +23,7 @@
     for (let power = first; power <= last; power += stride) powers.push(10 ** power);
     if (powers.length >= 3 || stride > 1) return powers;
     const between = [];
-    for (let power = first - 1; power <= last; power++) for (const digit of [1, 2, 5]) between.push(digit * 10 ** power);
+    for (let power = first - 1; power <= last; power++) between.push(...[1, 2, 5].map((digit) => digit * 10 ** power));
     const inside = between.filter((value) => value >= low * 0.999 && value <= high * 1.001);
     return inside.length >= 2 ? inside : linearTicks(low, high, most);
   }

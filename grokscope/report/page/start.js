@@ -15,8 +15,9 @@
     if (leading.length) {
       const row = make("div", { class: "views leading" });
       const now = document.getElementById("now");
-      now.append(make("section", { "aria-labelledby": "now-title" }, make("h2", { id: "now-title" }, "At this step"),
-        make("p", { class: "note" }, "These follow the time bar at the foot of the window, as every chart below does."), row));
+      const note = "These follow the time bar at the foot of the window, as every chart below does.";
+      now.append(make("section", { "aria-labelledby": "now-title" },
+        make("h2", { id: "now-title" }, "At this step"), make("p", { class: "note" }, note), row));
       document.querySelector('nav a[href="#summary"]')?.parentElement.after(
         make("li", {}, make("a", { href: "#now-title" }, "At this step")));
       for (const view of leading) grokscope.addView(view, row);
@@ -30,26 +31,38 @@
     for (const slot of slots) slot.hidden = !slot.childElementCount;
   }
 
+  // Axes that are described whole are drawn anew; what else the printed figure holds stands beside them.
+  function placeFigure(svg, chart, series) {
+    const live = chart.axes.filter((axes) => axes.time && axes.live);
+    const rest = live.length ? grokscope.restOf(svg, live) : null;
+    if (!rest) {
+      grokscope.addPanel(grokscope.printedPanel(svg, chart));
+      return;
+    }
+    const title = svg.querySelector("title")?.textContent ?? "";
+    const panels = live.map((axes) => ({
+      at: axes.rect[0],
+      ...grokscope.chartPanel(axes, series, [title, axes.title, axes.ylabel].filter(Boolean).join(", ")),
+    }));
+    if (rest.length) {
+      const part = grokscope.cutOut(svg, rest, title);
+      const others = { axes: chart.axes.filter((axes) => axes.time && !axes.live) };
+      panels.push({ at: Math.min(...rest.map(({ box }) => box.x)), ...grokscope.printedPanel(part, others) });
+    }
+    const row = make("div", { class: `live of-${Math.min(3, panels.length)}` });
+    svg.closest("figure").classList.add("is-live");
+    svg.after(row);
+    for (const panel of panels.sort((one, other) => one.at - other.at)) {
+      row.append(panel.element);
+      grokscope.addPanel(panel);
+    }
+  }
+
   function placeCharts(charts, series) {
     for (const svg of document.querySelectorAll("svg.figure[data-figure]")) {
-      const key = svg.dataset.figure;
-      const chart = charts[key];
-      const figure = svg.closest("figure");
-      // what is not described whole keeps its printed form, with the cursor laid over it
-      if (chart?.axes.length && chart.whole !== false && chart.axes.every((axes) => axes.time && axes.live)) {
-        const title = svg.querySelector("title")?.textContent ?? key;
-        const live = make("div", { class: `live of-${Math.min(3, chart.axes.length)}` });
-        figure.classList.add("is-live");
-        svg.after(live);
-        for (const axes of chart.axes) {
-          const panel = grokscope.chartPanel(axes, series, [title, axes.title, axes.ylabel].filter(Boolean).join(", "));
-          live.append(panel.element);
-          grokscope.addPanel(panel);
-        }
-      } else if (chart?.axes.some((axes) => axes.time)) {
-        grokscope.addPanel(grokscope.printedPanel(svg, chart));
-      }
-      grokscope.tools(figure, key, chart ?? { axes: [] }, series);
+      const chart = charts[svg.dataset.figure];
+      if (chart?.axes.some((axes) => axes.time)) placeFigure(svg, chart, series);
+      grokscope.tools(svg.closest("figure"), svg.dataset.figure, chart ?? { axes: [] }, series);
     }
   }
 
@@ -57,7 +70,7 @@
     const held = document.getElementById("live");
     if (!held || !held.textContent.trim()) return;
     if (!("DecompressionStream" in window)) {
-      say("This browser cannot unpack the arrays of this page (it has no DecompressionStream); the printed figures stand.");
+      say("This browser has no DecompressionStream to unpack the arrays of this page; the printed figures stand.");
       return;
     }
     let live;

@@ -79,12 +79,12 @@
       play.stop();
       time.set(time.row + rows);
     };
-    const more = make("button", { type: "button", class: "fold", "aria-expanded": "false", "aria-controls": "time-more" },
-      "More");
+    const folds = { type: "button", class: "fold", "aria-expanded": "false", "aria-controls": "time-more" };
+    const more = make("button", folds, "More");
     const extras = make("div", { class: "extras", id: "time-more" },
       make("label", {}, "time ", scale), make("span", { class: "pins" }, pinButton, unpin));
-    const track = make("div", { class: "track" }, make("div", { class: "marks", "aria-hidden": "true" }, ...marks(time)),
-      slider);
+    const events = make("div", { class: "marks", "aria-hidden": "true" }, ...marks(time));
+    const track = make("div", { class: "track" }, events, slider);
     const bar = make("section", { class: "timebar", "aria-label": "Time" },
       make("div", { class: "inner" },
         make("div", { class: "buttons" }, iconButton("previous", "Previous save", by(-1)), playButton,
@@ -135,7 +135,9 @@
       unpin.hidden = !pinned;
       // a screen reader is told where the time came to rest, not every step on the way
       clearTimeout(silence);
-      silence = setTimeout(() => { said.textContent = text() + (pinned ? `, ${pinButton.textContent} pinned` : ""); }, 600);
+      silence = setTimeout(() => {
+        said.textContent = text() + (pinned ? `; compared with step ${whole(time.steps[time.pinned])}` : "");
+      }, 600);
     }
     show();
     return { bar, show };

@@ -19,7 +19,8 @@
   }
 
   function key(train) {
-    const sample = (state, text) => make("li", {}, make("span", { class: `cell ${state}`, "aria-hidden": "true" }), text);
+    const sample = (state, text) =>
+      make("li", {}, make("span", { class: `cell ${state}`, "aria-hidden": "true" }), text);
     return make("ul", { class: "key" }, sample("right", train ? "test, right" : "right"),
       sample("wrong", train ? "test, wrong" : "wrong"),
       ...(train ? [sample("right train", "training, right"), sample("wrong train", "training, wrong")] : []));
@@ -47,7 +48,8 @@
         const { right, train, index } = latest;
         const { a, b } = spot;
         const isTrain = (x, y) => Boolean(train?.bit(0, x * p + y));
-        const parts = [train ? (isTrain(a, b) ? "training" : "test") : "", right.bit(index, a * p + b) ? "right" : "wrong"];
+        const verdict = right.bit(index, a * p + b) ? "right" : "wrong";
+        const parts = [train ? (isTrain(a, b) ? "training" : "test") : "", verdict];
         const mirrored = train && a !== b && !isTrain(a, b) && isTrain(b, a);
         readout.textContent = `a=${a}, b=${b}: ${parts.filter(Boolean).join(", ")}` +
           (mirrored ? `; mirrored pair (${b}, ${a}) in training` : "");

@@ -1,6 +1,6 @@
 // Views without axes of numbers: the embedding in a plane, a matrix as a map, shares as one bar.
 {
-  const { make, kinds, canvas, onCanvas, colour, number, ready } = grokscope;
+  const { make, kinds, canvas, colour, number, ready } = grokscope;
 
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const printing = () => document.documentElement.classList.contains("printing");
@@ -70,9 +70,9 @@
             context.strokeText(view.labels[at], left, foot);
             context.fillText(view.labels[at], left, foot);
           }
-          const extent = extents && extents.size > 1 ? extents.values(0)[extents.size === frames.count ? index : row] : NaN;
-          const said = note(view, layer, row, index);
-          words.textContent = [said, Number.isFinite(extent) ? `half width ${number(extent)}` : ""].filter(Boolean).join("; ");
+          const extent = extents ? extents.values(0)[extents.size === frames.count ? index : row] : NaN;
+          const scale = Number.isFinite(extent) ? `half width ${number(extent)}` : "";
+          words.textContent = [note(view, layer, row, index), scale].filter(Boolean).join("; ");
           element.setAttribute("aria-label", `${view.title}: ${view.layers[layer].label}, ${words.textContent}`);
         },
       };
@@ -98,8 +98,10 @@
     picture(view, holder) {
       const element = canvas(view.title);
       const [low, high] = [make("span"), make("span")];
-      const bar = make("p", { class: `ramp ${view.diverging ? "signs" : "sizes"}` }, low, make("i", { "aria-hidden": "true" }), high);
-      holder.append(element, make("p", { class: "sides" }, `${view.rows || "row"} down, ${view.cols || "column"} across`), bar);
+      const look = view.diverging ? "signs" : "sizes";
+      const bar = make("p", { class: `ramp ${look}` }, low, make("i", { "aria-hidden": "true" }), high);
+      const sides = make("p", { class: "sides" }, `${view.rows || "row"} down, ${view.cols || "column"} across`);
+      holder.append(element, sides, bar);
       const small = document.createElement("canvas");
       const { shape } = view.layers[0].values;
       return {
@@ -126,7 +128,8 @@
           context.drawImage(small, 0, 0, width, height);
           low.textContent = number(first);
           high.textContent = number(last);
-          element.setAttribute("aria-label", `${view.title}: ${rows} by ${cols}, from ${number(from)} to ${number(to)}`);
+          const range = `from ${number(from)} to ${number(to)}`;
+          element.setAttribute("aria-label", `${view.title}: ${rows} by ${cols}, ${range}`);
         },
       };
     },
@@ -157,5 +160,4 @@
       };
     },
   };
-
-  }
+}

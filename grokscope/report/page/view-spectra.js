@@ -4,8 +4,9 @@
   const TURN = Math.PI;
 
   // One canvas that `paint` fills; `describe` gives it its words.
-  function onCanvas(aspect, paint, describe) {
+  function onCanvas(shape, paint, describe) {
     return (view, holder) => {
+      const aspect = typeof shape === "function" ? shape(view) : shape;
       const element = canvas(view.title);
       holder.append(element);
       return {
@@ -20,7 +21,8 @@
   }
 
   function frame({ context, width, height }, { left = 44, foot = 38, top = 16, right = 10 } = {}) {
-    return { context, left, right: width - right, top, foot: height - foot, wide: width - right - left, high: height - foot - top };
+    const [wide, high] = [width - right - left, height - foot - top];
+    return { context, left, right: width - right, top, foot: height - foot, wide, high };
   }
 
   function valueTicks(box, axis) {
@@ -66,10 +68,12 @@
   const top = (meta) => Math.max(...[meta.high].flat());
   const bottom = (meta) => Math.min(...[meta.low].flat());
 
+  const flatWhenMany = (view) => (view.labels.length > 150 ? 0.6 : 0.9);
+
   kinds.bars = {
     overlays: true,
     arrays: (view, layer) => [view.layers[layer].values],
-    picture: onCanvas(0.72, (plot, { view, arrays: [frames], row, pinned }) => {
+    picture: onCanvas(flatWhenMany, (plot, { view, arrays: [frames], row, pinned }) => {
       const axis = valueAxis({ ylim: [0, top(frames.meta) * 1.08 || 1], yscale: "linear" }, 5);
       const box = frame(plot);
       const { context, left, right, foot, wide, high } = box;
@@ -161,7 +165,8 @@
       names(box, "rank", view.ylabel);
     }, ({ arrays: [frames], row }) => {
       const values = frames.values(frames.index(row));
-      return `largest ${number(values[0])}, second ${number(values[1] ?? NaN)}, smallest shown ${number(values[values.length - 1])}`;
+      const [largest, second] = values;
+      return `largest ${number(largest)}, second ${number(second ?? NaN)}, last shown ${number(values.at(-1))}`;
     }),
   };
 
@@ -252,6 +257,4 @@
       return `${near} of ${x.length} neurons within π/8 of the diagonal`;
     }),
   };
-
-  Object.assign(grokscope, { onCanvas });
 }

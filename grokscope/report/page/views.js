@@ -12,7 +12,8 @@
     if (meta.type === "u8" || meta.type === "u16") {
       pieces.push(`${meta.type === "u8" ? 8 : 16}-bit${meta.scale === "log10" ? " logarithmic" : ""}`);
       const relative = meta.scale === "log10";
-      if (meta.error > 0) pieces.push(`rounded by at most ${number(relative ? 100 * meta.error : meta.error, 2)}${relative ? " %" : ""}`);
+      const rounding = relative ? `${number(100 * meta.error, 2)} %` : number(meta.error, 2);
+      if (meta.error > 0) pieces.push(`rounded by at most ${rounding}`);
     }
     return pieces.join(", ");
   }
@@ -119,7 +120,10 @@
       const options = { view, arrays, layer, measure: everything };
       shown[0].picture.paint({ ...options, row: time.row, pinned: kind.overlays ? time.pinned : null });
       stand(shown[0], time.row);
-      if (pinned && kind.overlays) shown[0].stand.textContent += ` · hollow: A, step ${whole(time.steps[time.pinned])}`;
+      if (pinned && kind.overlays) {
+        const at = arrays[0].standsAt(time.pinned);
+        shown[0].stand.textContent += ` · hollow: A, step ${whole(time.steps[at])}`;
+      }
       // the pinned picture stays as it is while the time moves
       if (second && (everything || shown[1].row !== time.pinned)) {
         shown[1].picture.paint({ ...options, row: time.pinned, pinned: null });

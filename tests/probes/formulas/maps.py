@@ -140,7 +140,7 @@ FOURIER = [
     ),
     Row(
         "fourier.<map>.circularity",
-        r"\frac{1}{4}\sum_{l=1}^4\max_{1\le k<n/2}\frac{2}{n\left\|v_l\right\|^2}\left|"
+        r"\frac{1}{4}\sum_{l=1}^4\,\max_{1\le k<n/2}\frac{2}{n\left\|v_l\right\|^2}\left|"
         r"\sum_{a=0}^{n-1}v_{l,a}e^{2\pi\text{i}ka/n}\right|^2 \\ "
         r"\text{where }v_l\text{ has no variance, }0",
         table, circularity,
