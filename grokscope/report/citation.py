@@ -20,7 +20,8 @@ def citation(record: Record, task: str, checksum: str, version: str) -> str:
     for name, words in (("fit", "fit"), (counted, "unmirrored grok" if counted != "grok" else "grok")):
         event = record.events.get(name)
         if event is not None:
-            pieces.append(f"{words} {crossing(event)}" + ("" if event.by is None else " steps"))
+            when = crossing(event)
+            pieces.append(f"{words} {when}" if "step" in when else f"{words} at steps {when}")
     if record.delay is not None and None not in record.delay:
         pieces.append(f"delay {ratio(*record.delay)}" + (" on all test pairs" if counted != "grok" else ""))
     if checksum:

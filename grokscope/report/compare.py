@@ -17,7 +17,7 @@ from markupsafe import Markup
 from grokscope.errors import GrokscopeError
 from grokscope.probes.dense import counted
 from grokscope.probes.record import Record
-from grokscope.report.compare_figures import compare_figures, drawn_groups, styles
+from grokscope.report.compare_figures import compare_figures, drawn_groups, has_medians, styles
 from grokscope.report.comparison import (
     FEWEST,
     Between,
@@ -116,7 +116,7 @@ def render_comparison(subjects: Sequence[Subject], links: dict[str, str] | None 
     check_count([s.name for s in subjects])
     groups = groups_of(subjects)
     quantities = quantities_of(subjects)
-    figures = compare_figures(subjects, groups)
+    figures, drawn = compare_figures(subjects, groups), drawn_groups(subjects, groups)
     return render_frame(
         "compare.html.j2",
         style=["index.css", "compare.css"],
@@ -125,7 +125,10 @@ def render_comparison(subjects: Sequence[Subject], links: dict[str, str] | None 
         sentence=_sentence(subjects, groups),
         lines=[_line(s, groups, subjects, (links or {}).get(s.name, "")) for s in subjects],
         grouped=len(groups) > 1 and len(groups) < len(subjects),
-        figures=[(f, Markup(f.svg)) for f in figures],
+        # the one text that is not escaped: an <svg> built from a parsed tree, every string in it escaped there
+        figures=[(f, [Markup(drawing.svg) for drawing in f.drawings]) for f in figures],
+        medians=has_medians(drawn),
+        samples=[(g.label, style) for g, style in zip(drawn, styles(drawn), strict=True)],
         events=_event_table(subjects),
         further=_further_events(subjects),
         settings=_settings_table(subjects, groups),
@@ -154,17 +157,15 @@ def _kicker(subjects: Sequence[Subject]) -> str:
 def _line(
     subject: Subject, groups: Sequence[Group], subjects: Sequence[Subject], link: str
 ) -> dict[str, Any]:
-    """One run as the first table shows it; ``swatch`` is the colour its curves have."""
+    """One run as the first table shows it; ``style`` is how its curves are drawn."""
     row, record = subject.row, subject.record
     coloured = drawn_groups(subjects, groups)
     at = next(i for i, group in enumerate(coloured) if subject in group.members)
-    colour, _ = styles(coloured)[at]
     delayed = delay_between(record)
     return {
         "name": row.name,
         "link": link,
-        "swatch": colour,
-        "swatch_class": f"k{at + 1}" if len(coloured) <= 8 else "",
+        "style": styles(coloured)[at],
         "origin": row.origin,
         "state": row.state,
         "tone": _TONES.get(row.state, ""),

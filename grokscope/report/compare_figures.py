@@ -17,13 +17,42 @@ from grokscope.probes.dense import Series, counted
 from grokscope.probes.drawing import CYCLE, TEST, TRAIN, legend, thin, time_axes
 from grokscope.probes.record import Record
 from grokscope.probes.registry import FigureSpec
-from grokscope.report.figures import Drawing, figure_svg
+from grokscope.report.comparison import FEWEST
+from grokscope.report.figures import THEME, Drawing, figure_svg
 from grokscope.report.subjects import Group, Subject
 
 MOST_COLOURS = len(CYCLE)
-DASHES: tuple[object, ...] = ("-", (0, (5, 1.6)), (0, (1.2, 1.4)), (0, (6, 1.5, 1.2, 1.5)))
+DASHES: tuple[tuple[float, ...], ...] = ((), (5, 1.6), (1.2, 1.4), (6, 1.5, 1.2, 1.5))
+"""Dashes and gaps in widths of the line; the first is a full one."""
 END_TO_END = ("product", "token_to_logit", "mean_active", "neuron_logit", "direct", "embedding")
 """Maps from inputs to outputs, the most complete first; the embedding where nothing else is shared."""
+
+
+@dataclass(frozen=True)
+class Style:
+    """How the curves of a group are drawn."""
+
+    colour: str
+    dash: tuple[float, ...]
+
+    @property
+    def stroke(self) -> str:
+        """The colour in CSS: the variable of the page that takes its place, where it has one."""
+        return f"var({THEME[self.colour]}, {self.colour})" if self.colour in THEME else self.colour
+
+    @property
+    def dasharray(self) -> str:
+        """The dash of an SVG line two units wide; empty for a full one."""
+        return " ".join(f"{2 * length:g}" for length in self.dash)
+
+
+@dataclass(frozen=True)
+class Panels:
+    """One figure of a comparison: drawings side by side under one caption."""
+
+    title: str
+    caption: str
+    drawings: tuple[Drawing, ...]
 
 
 @dataclass(frozen=True)
@@ -35,9 +64,9 @@ class _Panel:
     unit_range: bool = False
 
 
-def compare_figures(subjects: Sequence[Subject], groups: Sequence[Group]) -> list[Drawing]:
+def compare_figures(subjects: Sequence[Subject], groups: Sequence[Group]) -> list[Panels]:
     """The figures of a comparison: what the log holds, what probes measured in every run, and the events."""
-    panels = [
+    wanted = [
         (
             "Accuracy",
             "Share of pairs answered right, on the pairs trained on and on all others.",
@@ -54,39 +83,33 @@ def compare_figures(subjects: Sequence[Subject], groups: Sequence[Group]) -> lis
     measured = _measured_panels(subjects)
     for start in range(0, len(measured), 2):
         pair = measured[start : start + 2]
-        panels.append((" and ".join(p.title for p in pair), "Measured at every save.", pair))
-    made: list[Drawing] = []
-    for title, caption, held in panels:
-        kept = [panel for panel in held if any(panel.series(s) is not None for s in subjects)]
-        if kept:
-            shown = title[:1].upper() + title[1:]
-            made.append(
-                _drawn(
-                    shown,
-                    caption + _legend_note(drawn_groups(subjects, groups)),
-                    _curves(kept, subjects, groups),
-                    len(made),
-                    3.7,
-                )
-            )
-    height = min(1.5 + 0.3 * len(subjects), 16.0)
-    made.append(
-        _drawn(
-            "Fit and grok",
-            "Each bar spans the steps between which the event lies, the mark standing at the first evaluation "
-            "from which it holds: a dot for fit, a diamond for grok. An open triangle: not seen by that step.",
-            _events(subjects), len(made), height,
-        )
-    )  # fmt: skip
+        wanted.append((" and ".join(p.title for p in pair), "Measured at every save.", pair))
+    made: list[Panels] = []
+    count = 0
+    for title, caption, panels in wanted:
+        drawings: list[Drawing] = []
+        for panel in panels:
+            if any(panel.series(s) is not None for s in subjects):
+                count += 1
+                shown = f"{title}: {panel.title}" if len(panels) > 1 else title
+                drawings.append(_drawn(shown, caption, _curves(panel, subjects, groups), count, (5.3, 3.4)))
+        if drawings:
+            made.append(Panels(title[:1].upper() + title[1:], caption, tuple(drawings)))
+    caption = (
+        "Each bar spans the steps between which the event lies, the mark standing at the first evaluation from "
+        "which it holds: a dot for fit, a diamond for grok. An open triangle: not seen by that step."
+    )
+    size = (7.5, min(1.5 + 0.3 * len(subjects), 16.0))
+    drawing = _drawn("Fit and grok", caption, _events(subjects), count + 1, size)
+    made.append(Panels(drawing.title, caption, (drawing,)))
     return made
 
 
 def _drawn(
-    title: str, caption: str, draw: Callable[[Record, Figure], None], position: int, height: float
+    title: str, caption: str, draw: Callable[[Record, Figure], None], number: int, size: tuple[float, float]
 ) -> Drawing:
-    spec = FigureSpec(title, caption, draw, (9.0, height))
     nothing = Record("", np.zeros(0, np.int64))
-    return Drawing(title, caption, figure_svg(spec, nothing, f"c{position + 1}"))
+    return Drawing(title, caption, figure_svg(FigureSpec(title, caption, draw, size), nothing, f"c{number}"))
 
 
 def _dense(name: str) -> Callable[[Subject], Series | None]:
@@ -132,12 +155,12 @@ def _measured_panels(subjects: Sequence[Subject]) -> list[_Panel]:
     ]
 
 
-def styles(groups: Sequence[Group]) -> list[tuple[str, object]]:
-    """(colour, dash) of each group: told apart by both, up to eight; beyond, shades in their order."""
+def styles(groups: Sequence[Group]) -> list[Style]:
+    """The style of each group: told apart by colour and dash, up to eight; beyond, shades in their order."""
     if len(groups) <= MOST_COLOURS:
-        return [(CYCLE[i], DASHES[i % len(DASHES)]) for i in range(len(groups))]
+        return [Style(CYCLE[i], DASHES[i % len(DASHES)]) for i in range(len(groups))]
     shades = matplotlib.colormaps["viridis"](np.linspace(0.25, 0.9, len(groups)))
-    return [(to_hex(shade), DASHES[i % len(DASHES)]) for i, shade in enumerate(shades)]
+    return [Style(to_hex(shade), DASHES[i % len(DASHES)]) for i, shade in enumerate(shades)]
 
 
 def drawn_groups(subjects: Sequence[Subject], groups: Sequence[Group]) -> list[Group]:
@@ -147,76 +170,52 @@ def drawn_groups(subjects: Sequence[Subject], groups: Sequence[Group]) -> list[G
     return list(groups)
 
 
-def _legend_note(groups: Sequence[Group]) -> str:
-    """``groups`` are those that are drawn."""
-    if any(len(group.members) >= 3 for group in groups):
-        return " Thin lines are runs; a thick one is the median over the seeds of a setting."
-    return ""
+def has_medians(drawn: Sequence[Group]) -> bool:
+    """Whether the curves of some group are drawn thin, under their median."""
+    return any(len(group.members) >= FEWEST for group in drawn)
 
 
 def _curves(
-    panels: Sequence[_Panel], subjects: Sequence[Subject], groups: Sequence[Group]
+    panel: _Panel, subjects: Sequence[Subject], groups: Sequence[Group]
 ) -> Callable[[Record, Figure], None]:
-    coloured = drawn_groups(subjects, groups)
-    medians = [group for group in coloured if len(group.members) >= 3]
-    faint = medians_members(medians)
+    drawn = drawn_groups(subjects, groups)
     steps = np.unique(np.concatenate([s.record.steps for s in subjects]))
 
     def draw(record: Record, figure: Figure) -> None:
-        every = time_axes(figure, Record("", steps), len(panels))
-        for axes, panel in zip(every, panels, strict=True):
-            axes.set_title(panel.title)
-            axes.set_ylabel(panel.ylabel)
-            if panel.log:
-                axes.set_yscale("log")
-            for group, (colour, dash) in zip(coloured, styles(coloured), strict=True):
-                for member in group.members:
-                    found = panel.series(member)
-                    if found is not None:
-                        first = member is group.members[0] and group not in medians
-                        label = group.label if first else None
-                        _line(axes, found, colour, dash, panel.log, member in faint, label)
-            for group in medians:
-                colour, dash = _style_of(group, coloured)
-                middle = _median_line([panel.series(m) for m in group.members])
-                if middle is not None:
-                    label = group.label if len(coloured) > 1 else "median"
-                    _line(axes, middle, colour, dash, panel.log, False, label)
-            if panel.unit_range:
-                axes.set_ylim(-0.03, 1.03)
-        if len(coloured) <= 2 * MOST_COLOURS:
-            legend(every[-1])
+        (axes,) = time_axes(figure, Record("", steps))
+        axes.set_title(panel.title)
+        axes.set_ylabel(panel.ylabel)
+        if panel.log:
+            axes.set_yscale("log")
+        medians: list[tuple[Series, Style]] = []
+        for group, style in zip(drawn, styles(drawn), strict=True):
+            found = [series for m in group.members if (series := panel.series(m)) is not None]
+            middle = _median_line(found)
+            for series in found:
+                _line(axes, series, style, panel.log, faint=middle is not None)
+            if middle is not None:
+                medians.append((middle, style))
+        for middle, style in medians:  # above every run
+            _line(axes, middle, style, panel.log, faint=False)
+        if panel.unit_range:
+            axes.set_ylim(-0.03, 1.03)
 
     return draw
 
 
-def medians_members(groups: Sequence[Group]) -> list[Subject]:
-    """Every member of the groups whose median is drawn."""
-    return [member for group in groups for member in group.members]
-
-
-def _style_of(group: Group, coloured: Sequence[Group]) -> tuple[str, object]:
-    return styles(coloured)[next(i for i, other in enumerate(coloured) if other is group)]
-
-
-def _line(
-    axes: Axes, found: Series, colour: str, dash: object, log: bool, faint: bool, label: str | None
-) -> None:
+def _line(axes: Axes, found: Series, style: Style, log: bool, *, faint: bool) -> None:
     steps, values = found
     if log:
         values = np.where(values > 0, values, np.nan)
     keep = thin(len(steps))
+    dash: Any = "-" if faint or not style.dash else (0, style.dash)
     width, alpha = (0.8, 0.55) if faint else (1.6, 1.0)
-    axes.plot(
-        steps[keep], values[keep], color=colour, linestyle="-" if faint else dash, linewidth=width, alpha=alpha,
-        label=label,
-    )  # fmt: skip
+    axes.plot(steps[keep], values[keep], color=style.colour, linestyle=dash, linewidth=width, alpha=alpha)
 
 
-def _median_line(found: Sequence[Series | None]) -> Series | None:
-    """The median over runs where all were evaluated at the same steps."""
-    series = [one for one in found if one is not None]
-    if len(series) < 3 or any(not np.array_equal(series[0][0], steps) for steps, _ in series):
+def _median_line(series: Sequence[Series]) -> Series | None:
+    """The median over three runs or more, where all were evaluated at the same steps."""
+    if len(series) < FEWEST or any(not np.array_equal(series[0][0], steps) for steps, _ in series):
         return None
     values = np.stack([values for _, values in series])
     defined = np.isfinite(values).all(axis=0)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from grokscope.errors import GrokscopeError
 from grokscope.measures.crossings import Crossing
-from grokscope.probes.cache import MEASUREMENTS, cache_key, chosen_probes, measure_run
-from grokscope.probes.record import Record, load_record
-from grokscope.probes.suite import Progress, read_suite
+from grokscope.probes.cache import MEASUREMENTS, measure_run
+from grokscope.probes.record import Record
+from grokscope.probes.suite import Progress
 from grokscope.report.formatting import UNDEFINED, crossing, number, ratio, whole
 from grokscope.report.frame import render_frame
 from grokscope.report.page import _TONES
@@ -29,6 +29,7 @@ from grokscope.report.rows import (
     kept_row,
     page_key,
     row_of,
+    stored_record,
 )
 from grokscope.report.tables import natural
 from grokscope.report.write import write_report
@@ -193,13 +194,7 @@ def _row_for(path: Path, reports: Path) -> Row:
     if kept is not None and page:
         flags = kept.row.flags if kept.content == content else (*kept.row.flags, OLDER)
         return replace(kept.row, page=page, flags=flags)
-    return replace(row_of(run, _stored(run) if content else None), page=page)
-
-
-def _stored(run: Run) -> Record | None:
-    """What was measured with the default suite, where it is still valid; nothing is measured."""
-    key = cache_key(run, read_suite("default"), chosen_probes(), None)
-    return load_record(run.path / MEASUREMENTS, key)
+    return replace(row_of(run, stored_record(run)), page=page)
 
 
 def _here(message: str, path: Path) -> str:

@@ -13,13 +13,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
 from grokscope.measures.crossings import Crossing, delay
-from grokscope.probes.cache import cache_key, chosen_probes
+from grokscope.probes.cache import MEASUREMENTS, cache_key, chosen_probes
 from grokscope.probes.dense import Series, counted, dense_series
 from grokscope.probes.readings import READINGS
-from grokscope.probes.record import Record
+from grokscope.probes.record import Record, load_record
 from grokscope.probes.sources import file_hash
 from grokscope.probes.suite import read_suite
 from grokscope.runs import Run
@@ -147,11 +148,30 @@ def page_key(run: Run, suite: str | Path = "default", plugins: Sequence[str | Pa
     return _hash(cache_key(run, read_suite(suite), chosen_probes(suite, plugins=plugins), None))
 
 
+_CONTENT = ("trajectory", "rows", "run", "grokscope", "torch", "source")
+
+
+def stored_record(run: Run) -> Record | None:
+    """What was last measured at every save, whatever the suite, where it is still valid; nothing is measured."""
+    path = run.path / MEASUREMENTS
+    if not path.is_file():
+        return None
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            stored: Any = file["key"]
+            key = json.loads(stored[()].decode())
+        now = cache_key(run, read_suite("default"), (), None)
+        if key["steps"] is not None or any(key[name] != now[name] for name in _CONTENT):
+            return None
+        return load_record(path, key)
+    except (OSError, KeyError, ValueError, TypeError, AttributeError):
+        return None
+
+
 def content_key(run: Run) -> str:
     """A hash of what any page of the run depends on, whatever suite it was measured with."""
-    suite = read_suite("default")
-    key = cache_key(run, suite, (), None)
-    return _hash({name: key[name] for name in ("trajectory", "rows", "run", "grokscope", "torch", "source")})
+    key = cache_key(run, read_suite("default"), (), None)
+    return _hash({name: key[name] for name in _CONTENT})
 
 
 def _hash(key: Mapping[str, Any]) -> str:

@@ -167,7 +167,9 @@ def test_curves_events_and_parents_are_on_the_page(make: Make) -> None:
     captions = re.findall(r"<b>Figure \d+\. (.*?)\.</b>", page)
     assert captions[:2] == ["Accuracy", "Loss"]
     assert captions[-1] == "Fit and grok"
-    assert page.count('class="figure"') == len(captions)
+    assert captions[2:-1] == ["Fourier concentration of the embedding"]
+    assert page.count('class="figure"') == 6  # two panels for each of the first two
+    assert page.count('class="sample"') == 4  # beside each name, in the table and above the curves
     assert "150 to 160" in page
     assert "onset." in page
 
@@ -176,7 +178,7 @@ def test_every_group_is_told_apart_up_to_eight_by_colour_and_dash(make: Make) ->
     eight = [Group(str(i), (make(str(i)),)) for i in range(MOST_COLOURS)]
     assert len(set(map(str, styles(eight)))) == MOST_COLOURS
     many = [Group(str(i), (make(str(i)),)) for i in range(30)]
-    assert len({colour for colour, _ in styles(many)}) == 30
+    assert len({style.colour for style in styles(many)}) == 30
     few = seeds(make, "a", [(1, 2)] * 5)
     assert len(drawn_groups(few, groups_of(few))) == 5
     more = seeds(make, "a", [(1, 2)] * 12)

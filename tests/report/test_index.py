@@ -37,6 +37,7 @@ from grokscope.report.rows import (
     kept_row,
     points,
     row_of,
+    stored_record,
 )
 from grokscope.runs import open_run
 from grokscope.work import Workers
@@ -214,14 +215,22 @@ def test_the_index_shows_pages_and_flags_older_ones(workspace: Path, suite: Path
     assert OLDER in cells(page.read_text())[0][1]
 
 
-def test_measurements_without_a_kept_row_are_read(workspace: Path) -> None:
+def test_measurements_without_a_kept_row_are_read(workspace: Path, tmp_path: Path) -> None:
     from grokscope.probes.cache import measure_run
 
     run = open_run(workspace / "checkpoints" / "little-s3")
-    record = measure_run(run)
+    assert stored_record(run) is None
+    measure_run(run, only=["loss"], steps="0:20:4")
+    assert stored_record(run) is None  # of some saves only
+    (run.path / "measurements.h5").unlink()
+    mine = tmp_path / "mine.toml"
+    mine.write_text('probes = ["loss", "clocks"]\n')
+    record = measure_run(run, mine)
     (row,) = cells(write_index(workspace).read_text())
     assert record.verdict is not None
     assert row[1].startswith(record.verdict.state)
+    (run.path / "measurements.h5").write_bytes(b"damaged")
+    assert stored_record(run) is None
 
 
 def test_a_run_that_cannot_be_opened_has_a_row_that_says_why(workspace: Path) -> None:

@@ -267,7 +267,11 @@ def test_what_is_more_than_lines_stays_a_drawing(make_record: Callable[..., Reco
 
 def test_a_figure_without_time_has_no_chart(make_record: Callable[..., Record]) -> None:
     record = make_record(5)
-    spec = FigureSpec("t", "c", lambda record, figure: figure.subplots().plot([0, 1], [0, 1]))
+
+    def plain(record: Record, figure: Any) -> None:
+        figure.subplots().plot([0, 1], [0, 1])
+
+    spec = FigureSpec("t", "c", plain)
     assert draw_figure(spec, record, "f")[1] is None
 
 

@@ -57,9 +57,11 @@
     }
     if (axes.yscale === "symlog") {
       const threshold = axes.ylinthresh ?? Math.max(Math.abs(low), Math.abs(high)) / 1000;
+      const room = (axes.ylinscale ?? 1) / 0.9; // decades that the linear middle takes on either side of zero
       const bend = (value) => {
         const size = Math.abs(value);
-        return Math.sign(value) * (size <= threshold ? size / threshold : 1 + Math.log10(size / threshold));
+        const bent = size <= threshold ? (room * size) / threshold : room + Math.log10(size / threshold);
+        return Math.sign(value) * bent;
       };
       const [from, to] = [bend(low), bend(high)];
       const side = (end) => (end > threshold ? decades(threshold, end, Math.ceil(most / 2)) : []);
