@@ -275,6 +275,7 @@ def watch(
 
     The page reloads itself while it is watched.
     """
+    from grokscope.report.index import INDEX, write_index
     from grokscope.report.watch import watch_run
 
     settle_process()
@@ -297,6 +298,8 @@ def watch(
     )  # fmt: skip
     if seen:
         click.echo(f"report  {written}")
+        if (workspace / "reports" / INDEX).is_file():
+            write_index(workspace)
 
 
 @click.command()

@@ -117,11 +117,11 @@ def to_wandb(
             mode="online" if online else "offline",
             config=dict(run.config),
             settings=wandb.Settings(silent=True, disable_git=True, save_code=False, console="off"),
-        ) as session:
+        ) as logged:
             for step in sorted(by_step):
-                session.log(by_step[step], step=step)
-            session.summary.update(_summary(record))
-            written = Path(session.dir).parent
+                logged.log(by_step[step], step=step)
+            logged.summary.update(_summary(record))
+            written = Path(logged.dir).parent
     except (OSError, ValueError, RuntimeError, wandb.Error) as error:
         first = next(iter(str(error).splitlines()), type(error).__name__)
         raise GrokscopeError(f"{doing}: {first}, expected a run that it accepts") from None

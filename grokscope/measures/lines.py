@@ -55,9 +55,7 @@ def fit_line(x: ArrayLike, y: ArrayLike, confidence: float = 0.95) -> LineFit:
     rss = float(np.sum((dy - slope * dx) ** 2))
     low = high = None
     if x_N.size > 2:
-        half = float(stdtrit(x_N.size - 2, (1 + confidence) / 2)) * float(
-            np.sqrt(rss / (x_N.size - 2) / sxx)
-        )
+        half = float(stdtrit(x_N.size - 2, (1 + confidence) / 2)) * float(np.sqrt(rss / (x_N.size - 2) / sxx))
         low, high = slope - half, slope + half
     r_squared = None if np.ptp(y_N) == 0 else max(0.0, 1 - rss / syy)
     return LineFit(slope, float(y_N.mean() - slope * x_N.mean()), low, high, r_squared, x_N.size)

@@ -14,7 +14,7 @@ Series = tuple[NDArray[np.int64], NDArray[np.float64]]
 
 def dense_series(run: Run, record: Record) -> dict[str, Series]:
     """Every loss and accuracy at the densest steps there are: the training log, else the saves."""
-    scalars = run.scalars
+    scalars = run.scalars if len(run.scalars.get("step", ())) else {}  # none is committed at first
     names = {
         n for n in (*record.names(), *scalars) if n.split(".")[0] in ("loss", "accuracy", "error", "time")
     }

@@ -271,7 +271,8 @@ def draw_answers(run: Run, record: Record) -> Content | None:
     packed = answers_right(run)
     right = np.unpackbits(packed, axis=1, count=count)
     train = None if task.no_split is not None else Frames(task.train_mask.numpy()[None], "bits")
-    return {"p": math.isqrt(count), "right": Frames(right, "bits"), "train": train}
+    mirrored = train is not None and task.mirrored() is not None
+    return {"p": math.isqrt(count), "right": Frames(right, "bits"), "train": train, "mirrored": mirrored}
 
 
 loss.view(

@@ -6,7 +6,8 @@ A view is a picture that follows the time cursor. Its content is plain data in w
 =========  ====================================================================================================
 kind       content
 =========  ====================================================================================================
-answers    ``p``; ``right``: bits (T, p²), pairs (a, b) row by row; ``train``: bits (1, p²) or None
+answers    ``p``; ``right``: bits (T, p²), pairs (a, b) row by row; ``train``: bits (1, p²) or None; ``mirrored``:
+           whether a test pair whose swap is in training is a mirrored one
 bars       ``layers``: [{label, values (T, n)}], ``labels`` of the n bars, ``xlabel``, ``ylabel``, ``chance`` or None
 plane      ``layers``: [{label, points (T, n, 2) in ±1, extent (1, T)}], ``labels`` of the n points
 values     ``layers``: [{label, values (T, r)}], ``ylabel``: values by rank, logarithmic

@@ -39,7 +39,7 @@ from grokscope.report.over_seeds import (
     quantities_of,
     shown,
 )
-from grokscope.report.page import _TONES
+from grokscope.report.page import TONES
 from grokscope.report.subjects import (
     UNSET,
     Group,
@@ -55,6 +55,8 @@ from grokscope.workspace import write_text
 
 FEWEST_RUNS, MOST_RUNS = 2, 64
 _FEW_COLUMNS = 6
+_MOST_SETTINGS = 12
+_LONGEST = 60
 _TAIL = re.compile(r"(?:[-_.]s?)?[-_.0-9]*$")
 _SAID = {
     "grokked": "grokked",
@@ -131,7 +133,7 @@ def render_comparison(subjects: Sequence[Subject], links: dict[str, str] | None 
         samples=[(g.label, style) for g, style in zip(drawn, styles(drawn), strict=True)],
         events=_event_table(subjects),
         further=_further_events(subjects),
-        settings=_settings_table(subjects, groups),
+        settings=_settings_tables(subjects, groups),
         over_seeds=[group_table(group, quantities) for group in groups if len(group.members) > 1],
         differences=difference_tables(groups, quantities),
         fewest=FEWEST,
@@ -168,7 +170,7 @@ def _line(
         "style": styles(coloured)[at],
         "origin": row.origin,
         "state": row.state,
-        "tone": _TONES.get(row.state, ""),
+        "tone": TONES.get(row.state, ""),
         "sentence": row.sentence,
         "group": next(group.label for group in groups if subject in group.members),
         "fit": _event(record, "fit"),
@@ -276,13 +278,29 @@ def _further_events(subjects: Sequence[Subject]) -> Table | None:
     return Table(("event", *(s.name for s in subjects)), rows)
 
 
-def _settings_table(subjects: Sequence[Subject], groups: Sequence[Group]) -> Table | None:
-    """Settings that differ between groups: a column a group where these are few, else a row a group."""
+def _settings_tables(subjects: Sequence[Subject], groups: Sequence[Group]) -> list[Table]:
+    """Settings that differ between groups: a column a group where these are few, else a row a group.
+
+    Those that every run has come first; beyond a dozen the others have a table of their own.
+    """
     names = differing_settings(subjects)
     if not names:
-        return None
+        return []
+    shared = [n for n in names if all(n in g.settings for g in groups)]
+    names = [*shared, *(n for n in names if n not in shared)]
+    first = names if len(names) <= _MOST_SETTINGS else (shared or names)[:_MOST_SETTINGS]
+    parts = [first, names[len(first) :]]
+    return [_settings_table(part, groups) for part in parts if part]
+
+
+def _settings_table(names: Sequence[str], groups: Sequence[Group]) -> Table:
+    def text(group: Group, name: str) -> str:
+        found = group.settings.get(name, UNSET)
+        return (
+            found if len(found) <= _LONGEST else f"{found[: _LONGEST - 1]}… ({whole(len(found))} characters)"
+        )
+
     if len(groups) <= _FEW_COLUMNS:
-        rows = [(name, *(g.settings.get(name, UNSET) for g in groups)) for name in names]
+        rows = [(name, *(text(g, name) for g in groups)) for name in names]
         return Table(("setting", *(g.label for g in groups)), rows)
-    rows = [(g.label, *(g.settings.get(name, UNSET) for name in names)) for g in groups]
-    return Table(("runs", *names), rows)
+    return Table(("runs", *names), [(g.label, *(text(g, name) for name in names)) for g in groups])

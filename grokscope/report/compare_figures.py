@@ -22,6 +22,7 @@ from grokscope.report.figures import THEME, Drawing, figure_svg
 from grokscope.report.subjects import Group, Subject
 
 MOST_COLOURS = len(CYCLE)
+_LONGEST_NAME = 28
 DASHES: tuple[tuple[float, ...], ...] = ((), (5, 1.6), (1.2, 1.4), (6, 1.5, 1.2, 1.5))
 """Dashes and gaps in widths of the line; the first is a full one."""
 END_TO_END = ("product", "token_to_logit", "mean_active", "neuron_logit", "direct", "embedding")
@@ -210,7 +211,11 @@ def _line(axes: Axes, found: Series, style: Style, log: bool, *, faint: bool) ->
     keep = thin(len(steps))
     dash: Any = "-" if faint or not style.dash else (0, style.dash)
     width, alpha = (0.8, 0.55) if faint else (1.6, 1.0)
-    axes.plot(steps[keep], values[keep], color=style.colour, linestyle=dash, linewidth=width, alpha=alpha)
+    marker = "o" if np.isfinite(values[keep]).sum() == 1 else ""
+    axes.plot(
+        steps[keep], values[keep], color=style.colour, linestyle=dash, linewidth=width, alpha=alpha,
+        marker=marker, markersize=4, clip_on=not marker,
+    )  # fmt: skip
 
 
 def _median_line(series: Sequence[Series]) -> Series | None:
@@ -241,12 +246,19 @@ def _events(subjects: Sequence[Subject]) -> Callable[[Record, Figure], None]:
                 label = "grok" if name == grok else "fit"
                 _mark(axes, event, lane, last, colour, marker, None if label in labelled else label)
                 labelled.add(label)
-        axes.set_yticks(range(len(subjects)), [s.name for s in subjects])
+        axes.set_yticks(range(len(subjects)), [_short(s.name) for s in subjects])
         axes.set_ylim(len(subjects) - 0.4, -0.6)
         axes.grid(False, axis="y")
         legend(axes)
 
     return draw
+
+
+def _short(name: str) -> str:
+    """A name that leaves the axes their room; its ends are what tells runs apart."""
+    return (
+        name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME // 2]}…{name[-_LONGEST_NAME // 2 :]}"
+    )
 
 
 def _mark(

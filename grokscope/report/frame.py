@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from grokscope.report.page import _UNSEEN, _seen
+from grokscope.report.page import visible
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {script}"
 
@@ -47,7 +47,7 @@ def render_frame(template: str, *, style: Sequence[str] = (), script: str = "", 
             **context,
         )
     )
-    return _UNSEEN.sub(_seen, page)
+    return visible(page)
 
 
 def dotted(text: str) -> Markup:

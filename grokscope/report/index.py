@@ -14,7 +14,7 @@ from grokscope.probes.record import Record
 from grokscope.probes.suite import Progress
 from grokscope.report.formatting import UNDEFINED, crossing, number, ratio, whole
 from grokscope.report.frame import render_frame
-from grokscope.report.page import _TONES
+from grokscope.report.page import TONES
 from grokscope.report.rows import (
     HEIGHT,
     NOT_MEASURED,
@@ -191,10 +191,12 @@ def _row_for(path: Path, reports: Path) -> Row:
     except GrokscopeError as error:
         return Row(path.name, page=page, state=UNREADABLE, sentence=_here(str(error), path))
     kept = kept_row(reports, path.name)
-    if kept is not None and page:
-        flags = kept.row.flags if kept.content == content else (*kept.row.flags, OLDER)
-        return replace(kept.row, page=page, flags=flags)
-    return replace(row_of(run, stored_record(run)), page=page)
+    if kept is not None and page and kept.content == content:
+        return replace(kept.row, page=page)
+    record = stored_record(run)
+    if record is None and kept is not None and page:
+        return replace(kept.row, page=page, flags=(*kept.row.flags, OLDER))
+    return replace(row_of(run, record), page=page)
 
 
 def _here(message: str, path: Path) -> str:
@@ -256,7 +258,7 @@ def line_of(row: Row) -> Line:
     }  # fmt: skip
     return Line(
         row=row,
-        tone=_TONES.get(row.state, ""),
+        tone=TONES.get(row.state, ""),
         model=row.model.replace("-", " "),
         seed=UNDEFINED if row.seed is None else str(row.seed),
         fit=_event(row.fit),
@@ -285,7 +287,8 @@ def _event(ends: Ends | None) -> str:
 
 
 def _path(curve: Points) -> str:
-    return "M" + "L".join(f"{x} {y}" for x, y in curve) if curve else ""
+    # of one point: a line of no length, which round ends make a dot
+    return "M" + "L".join(f"{x} {y}" for x, y in curve) + ("h0" if len(curve) == 1 else "") if curve else ""
 
 
 def _described(row: Row) -> str:

@@ -71,11 +71,14 @@ def _axes(axes: Axes, width: float, height: float, colours: dict[str, str]) -> d
     if any(not isinstance(text, Annotation) or text.get_gid() != EVENT for text in axes.texts):
         live = False
     transform: Any = axes.xaxis.get_transform()
+    upright: Any = axes.yaxis.get_transform()
     return {
         "title": axes.get_title(loc="left") or axes.get_title(),
         "ylabel": axes.get_ylabel(),
         "yscale": axes.get_yscale(),
         "ylim": [float(end) for end in axes.get_ylim()],
+        "ylinthresh": float(getattr(upright, "linthresh", 1.0)),
+        "ylinscale": float(getattr(upright, "linscale", 1.0)),
         "rect": [
             round(float(end), 2)
             for end in (box.x0 * width, (1 - box.y1) * height, box.x1 * width, (1 - box.y0) * height)

@@ -48,7 +48,7 @@ _SCRIPTS = (
 )  # fmt: skip
 """The page's script in the order in which its files are put together: each uses only what stands before it."""
 
-_TONES = {
+TONES = {
     "grokked": "good",
     "generalised without delay": "calm",
     "stalled": "open",
@@ -158,7 +158,7 @@ def render_page(
         "run": record.run,
         "kicker": _kicker(record, manifest, facts),
         "verdict": verdict,
-        "tone": _TONES.get(verdict.state, ""),
+        "tone": TONES.get(verdict.state, ""),
         "vitals": vitals(record),
         "alerts": [*record.alerts, *alerts_of_audit(manifest)],
         "origin": origin_of(manifest, run),
@@ -176,7 +176,12 @@ def render_page(
         "left": _LEFT_COLUMNS,
         "caption_of": lambda table: f"Table of {table.head[0]}",
     }
-    return _UNSEEN.sub(_seen, _template().render(context))
+    return visible(_template().render(context))
+
+
+def visible(text: str) -> str:
+    """``text`` with a picture in the place of every character that shows nothing."""
+    return _UNSEEN.sub(_seen, text)
 
 
 def _seen(found: re.Match[str]) -> str:

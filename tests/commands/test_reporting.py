@@ -152,12 +152,16 @@ def test_figures_are_written_and_named(call: Call, two: Path) -> None:
 
 
 def test_watch_reports_a_finished_run_once(call: Call, two: Path, opened: list[Path]) -> None:
+    index = two / "reports" / "index.html"
+    index.parent.mkdir()
+    index.write_text("old")
     shown = call("watch", "little-s3", *common(two), "--open")
     page = two / "reports" / "little-s3.html"
     assert shown.code == 0, shown.err
     assert shown.out.splitlines() == [f"step 60, 16 saves: {page}", f"report  {page}"]
     assert 'http-equiv="refresh"' not in page.read_text()
     assert opened == [page]
+    assert "little-s3.html" in index.read_text()
     assert "--every was 0" in call("watch", "little-s3", *common(two), "--every", 0).error()
     assert "did you mean" in call("watch", "little-s33", *common(two)).error()
 

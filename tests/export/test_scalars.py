@@ -71,7 +71,7 @@ def test_equal_runs_give_equal_event_files_and_a_second_export_replaces_the_firs
         to_tensorboard(run, record, tmp_path / "file")
 
 
-class FakeSession:
+class FakeLog:
     """What ``wandb.init`` gives, as far as the export uses it."""
 
     def __init__(self, folder: Path) -> None:
@@ -92,11 +92,11 @@ class FakeSession:
 def test_weights_and_biases_gets_every_scalar_in_order_and_stays_offline(
     run: Run, record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session, asked = FakeSession(tmp_path), {}
+    held, asked = FakeLog(tmp_path), {}
 
-    def init(**options: Any) -> FakeSession:
+    def init(**options: Any) -> FakeLog:
         asked.update(options)
-        return session
+        return held
 
     fake = SimpleNamespace(init=init, Settings=lambda **options: options, Error=RuntimeError)
     monkeypatch.setattr(libraries, "import_module", lambda name: fake)
@@ -104,13 +104,13 @@ def test_weights_and_biases_gets_every_scalar_in_order_and_stays_offline(
     assert asked["mode"] == "offline"
     assert asked["name"] == "little-s3"
     assert asked["config"]["train"]["steps"] == 60
-    steps = [step for step, _ in session.logged]
+    steps = [step for step, _ in held.logged]
     assert steps == sorted(set(steps))
-    logged = dict(session.logged)
+    logged = dict(held.logged)
     for name, (at, values) in scalar_series(run, record).items():
         for step, value in zip(at.tolist(), values.tolist(), strict=True):
             assert logged[step][name.replace(".", "/")] == value
-    assert session.closed
+    assert held.closed
     first = asked["id"]
     to_wandb(run, None, tmp_path / "w", online=True)
     assert (asked["mode"], asked["id"]) == ("online", first)

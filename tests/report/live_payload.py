@@ -146,7 +146,7 @@ def views() -> list[dict[str, Any]]:
     layers = [{"label": name, "values": spectrum} for name in ("embedding", "unembedding")]
     loss, fourier = "probe-1-loss", "probe-2-fourier"
     return [
-        view("answers", loss, p=PRIME, right=bits(right), train=bits(train)),
+        view("answers", loss, p=PRIME, right=bits(right), train=bits(train), mirrored=True),
         view("bars", fourier, layers=layers, labels=list(range(1, 7)), xlabel="frequency", ylabel="share", chance=0.17),
         view(
             "plane",

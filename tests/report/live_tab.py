@@ -36,8 +36,12 @@ def bent(steps: Sequence[float]) -> np.ndarray:
 
 
 def frame(tab: Tab) -> None:
-    """Wait for what was asked to be drawn."""
-    tab.value("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    """Wait until what came into sight, or was asked for, is drawn: that takes the browser up to three frames."""
+    tab.value(
+        """async () => {
+          for (let left = 5; left > 0; left--) await new Promise((done) => requestAnimationFrame(done));
+        }"""
+    )
 
 
 def drawn(tab: Tab, kind: str) -> None:

@@ -24,8 +24,8 @@ def test_a_citation_holds_verdict_interval_and_checksum() -> None:
     }
     record.delay = (28.71, 29.83)
     assert citation(record, "a + b mod 59", "ab" * 32, "1.2") == (
-        "mine (a + b mod 59); grokked; fit at steps 30 to 31; unmirrored grok at steps 895 to 900; delay 28.7 to 29.8× on "
-        f"all test pairs; sha256 {'ab' * 32}. Measured with grokscope 1.2."
+        "mine (a + b mod 59); grokked; fit at steps 30 to 31; unmirrored grok at steps 895 to 900; delay 28.7 to "
+        f"29.8× on all test pairs; sha256 {'ab' * 32}. Measured with grokscope 1.2."
     )
 
 

@@ -157,6 +157,18 @@ def test_settings_that_differ_are_shown_and_equal_ones_not(make: Make) -> None:
     assert "None: the runs differ by their seed alone." in equal
 
 
+def test_many_or_long_settings_do_not_fill_the_page(make: Make) -> None:
+    wide = {f"model.x{i}": str(i) for i in range(20)}
+    one, two = make("a", **wide), make("b", **{"train.lr": "z" * 500, "train.weight_decay": "0.5"})
+    page = render_comparison([one, two])
+    assert "z" * 61 not in page
+    assert "(500 characters)" in page
+    shown, _, folded = page.partition("More settings that differ</summary>")
+    assert ">train.<wbr>weight_<wbr>decay</th>" in shown  # what both have comes first
+    assert ">model.<wbr>x19</th>" in folded
+    assert ">model.<wbr>x19</th>" not in shown
+
+
 def test_curves_events_and_parents_are_on_the_page(make: Make) -> None:
     forked = make("fork")
     forked = replace(forked, row=replace(forked.row, origin="forked from a at step 400"))

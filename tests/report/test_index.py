@@ -93,6 +93,7 @@ def test_a_row_says_what_is_known() -> None:
     assert '<a href="quickstart-s0.html">' in page
     assert "1 run: 1 grokked." in page
     assert 'd="M0 30L60 2L120 2"' in page
+    assert 'd="M4 5h0"' in render_index([replace(FULL, test=((4, 5),))])  # a single evaluation is a dot
     assert "training accuracy ends near 1, test accuracy ends near 0.96." in page
 
 
@@ -229,6 +230,12 @@ def test_measurements_without_a_kept_row_are_read(workspace: Path, tmp_path: Pat
     (row,) = cells(write_index(workspace).read_text())
     assert record.verdict is not None
     assert row[1].startswith(record.verdict.state)
+    # they are believed before a row that was kept with an earlier page
+    keep_row(workspace / "reports", replace(FULL, name="little-s3", page="little-s3.html"), "key", "earlier")
+    (workspace / "reports" / "little-s3.html").write_text("")
+    (row,) = cells(write_index(workspace).read_text())
+    assert row[1].startswith(record.verdict.state)
+    assert OLDER not in row[1]
     (run.path / "measurements.h5").write_bytes(b"damaged")
     assert stored_record(run) is None
 

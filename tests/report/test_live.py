@@ -32,18 +32,22 @@ VIEWS = {
 }  # fmt: skip
 
 
+SMALL = ("task.p=11", "model.d_embed=8", "model.hidden=[16]", "train.steps=60", "save.schedule=['0:end:6']")
+
+
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    directory = tmp_path_factory.mktemp("live") / "run"
-    changes = [
-        "task.p=11",
-        "model.d_embed=8",
-        "model.hidden=[16]",
-        "train.steps=60",
-        "save.schedule=['0:end:6']",
-    ]
-    train(read_recipe("quickstart", changes), directory, device="cpu")
-    return open_run(directory)
+def make_small(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
+    def make(*changes: str) -> Run:
+        directory = tmp_path_factory.mktemp("live") / "run"
+        train(read_recipe("quickstart", [*SMALL, *changes]), directory, device="cpu")
+        return open_run(directory)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def run(make_small: Callable[..., Run]) -> Run:
+    return make_small()
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +78,7 @@ def test_answers_are_those_of_the_network(run: Run, views: dict[str, dict[str, A
         assert np.array_equal(right[row], (logits.argmax(1) == run.task.targets).numpy())
     assert np.array_equal(decoded(view["train"])[0], run.task.train_mask.numpy())
     assert view["p"] == 11
+    assert view["mirrored"] is True
 
 
 def test_answers_without_a_split_mark_no_pair(run: Run, record: Record) -> None:
@@ -81,6 +86,15 @@ def test_answers_without_a_split_mark_no_pair(run: Run, record: Record) -> None:
     content = draw_answers(lost, record)
     assert content is not None
     assert content["train"] is None
+    assert content["mirrored"] is False
+
+
+def test_no_pair_is_mirrored_where_order_matters(make_small: Callable[..., Run]) -> None:
+    run = make_small("task.op=sub")
+    content = draw_answers(run, Record("r", run.steps))
+    assert content is not None
+    assert content["train"] is not None
+    assert content["mirrored"] is False
 
 
 def test_the_logit_map_is_the_answer_over_the_mean(run: Run, views: dict[str, dict[str, Any]]) -> None:
@@ -242,6 +256,14 @@ def test_a_chart_is_what_was_drawn(make_record: Callable[..., Record]) -> None:
     assert left["bands"] == [{"from": 0.1, "to": pytest.approx(0.2), "label": "random weights"}]
     assert left["levels"] == [{"at": 0.5, "label": "level"}]
     assert left["yscale"] == "log"
+
+    def folded(record: Record, figure: Any) -> None:
+        (axes,) = time_axes(figure, record)
+        curve(axes, record, "loss.train", "train", TRAIN)
+        axes.set_yscale("symlog", linthresh=0.25, linscale=0.3)
+
+    (axes,) = drawn(record, folded)["axes"]
+    assert (axes["yscale"], axes["ylinthresh"], axes["ylinscale"]) == ("symlog", 0.25, 0.3)
     assert right["lines"][0]["x"] == [0, 10]
     assert right["lines"][0]["y"] == [1, 2.5]
     assert right["ylabel"] == "share"

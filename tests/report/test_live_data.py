@@ -77,6 +77,7 @@ def test_a_table_shows_two_hundred_rows_at_a_time(open_page: Open) -> None:
     assert rows.count() == 200
     assert rows.first.locator("th").text_content() == "200"
     assert figure.locator(".data tr[aria-current] th").text_content() == "210"
+    assert tab.value("document.querySelector('.data .scroll').scrollTop") > 0
     assert figure.locator(".data thead th").all_text_contents() == [
         "step", "loss (nat): train", "loss (nat): test", "accuracy: train", "accuracy: test",
     ]  # fmt: skip

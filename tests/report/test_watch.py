@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from grokscope.errors import GrokscopeError
-from grokscope.probes import Record
+from grokscope.probes import Quantity, Record
 from grokscope.probes.cache import measure_run
+from grokscope.probes.dense import dense_series
 from grokscope.report import write_report
 from grokscope.report.watch import committed, is_finished, make_plain, refresh, watch_run
 from grokscope.runs import Run, open_run
@@ -137,6 +138,17 @@ def test_a_finished_run_is_reported_once(
         workspace / "checkpoints" / "little-s3", tmp_path / "a" / "page.html", measured=measured, sleep=sleep
     )
     assert RELOADS not in out.read_text()
+
+
+def test_a_log_that_has_no_entry_yet_is_no_log(trained: Path) -> None:
+    run = open_run(trained / "checkpoints" / "little-s3")
+    record = Record("little-s3", run.steps)
+    record.declare((Quantity("loss.train", "nat", "Mean cross-entropy."),))
+    record.add("loss.train", run.steps * 1.0)
+    assert len(dense_series(run, record)["loss.train"][0]) > len(run.steps)
+    nothing = {name: values[:0] for name, values in run.scalars.items()}
+    run.__dict__["scalars"] = nothing  # as a writer leaves it before its first whole block
+    assert dense_series(run, record)["loss.train"][0].tolist() == run.steps.tolist()
 
 
 def test_what_is_finished() -> None:

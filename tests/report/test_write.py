@@ -57,9 +57,7 @@ def test_a_report_of_a_run_lands_in_its_workspace(trained: Path, suite: Path) ->
     assert sorted({*before, "measurements.h5", "readings"}) == sorted(p.name for p in trained.iterdir())
 
 
-def test_a_second_report_measures_nothing_and_is_the_same(
-    trained: Path, suite: Path, tmp_path: Path
-) -> None:
+def test_a_second_report_measures_nothing_and_is_the_same(trained: Path, suite: Path, tmp_path: Path) -> None:
     first = write_report(trained, tmp_path / "first.html", suite=suite).read_text()
     told: list[str] = []
     second = write_report(

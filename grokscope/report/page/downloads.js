@@ -173,6 +173,10 @@
         holder.hidden = !holder.hidden;
         event.target.setAttribute("aria-expanded", String(!holder.hidden));
         holder.replaceChildren(...(holder.hidden ? [] : tablesOf(chart, series).map(tableView)));
+        for (const here of holder.querySelectorAll("tr[aria-current]")) {
+          const box = here.closest(".scroll");
+          box.scrollTop = here.offsetTop - box.clientHeight / 2;
+        }
       });
       row.firstChild.setAttribute("aria-expanded", "false");
       button("CSV", () => save(`${stem}.csv`, "text/csv", csv(tablesOf(chart, series))));

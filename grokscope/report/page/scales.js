@@ -16,12 +16,20 @@
     return ticks;
   }
 
+  // Powers of ten from low to high, every second or third one where they are many.
+  function powersOfTen(low, high, most) {
+    const [first, last] = [Math.ceil(Math.log10(low) - 1e-9), Math.floor(Math.log10(high) + 1e-9)];
+    const stride = Math.max(1, Math.ceil((last - first + 1) / most));
+    const powers = [];
+    for (let power = first; power <= last; power += stride) powers.push(10 ** power);
+    return powers;
+  }
+
+  // Ticks of a logarithmic axis: powers of ten; where those are few, 1, 2 and 5 in each decade; else round numbers.
   function decades(low, high, most) {
     const [first, last] = [Math.ceil(Math.log10(low) - 1e-9), Math.floor(Math.log10(high) + 1e-9)];
-    const powers = [];
-    const stride = Math.max(1, Math.ceil((last - first + 1) / most));
-    for (let power = first; power <= last; power += stride) powers.push(10 ** power);
-    if (powers.length >= 3 || stride > 1) return powers;
+    const powers = powersOfTen(low, high, most);
+    if (powers.length >= 3 || last - first >= 2) return powers;
     const between = [];
     for (let power = first - 1; power <= last; power++) between.push(...[1, 2, 5].map((digit) => digit * 10 ** power));
     const inside = between.filter((value) => value >= low * 0.999 && value <= high * 1.001);
@@ -64,7 +72,7 @@
         return Math.sign(value) * bent;
       };
       const [from, to] = [bend(low), bend(high)];
-      const side = (end) => (end > threshold ? decades(threshold, end, Math.ceil(most / 2)) : []);
+      const side = (end) => (end > threshold ? powersOfTen(threshold, end, Math.ceil(most / 2)) : []);
       const ticks = [...side(-low).map((value) => -value).reverse(), 0, ...side(high)];
       return {
         place: (value) => (bend(value) - from) / (to - from),

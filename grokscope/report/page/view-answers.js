@@ -50,7 +50,7 @@
         const isTrain = (x, y) => Boolean(train?.bit(0, x * p + y));
         const verdict = right.bit(index, a * p + b) ? "right" : "wrong";
         const parts = [train ? (isTrain(a, b) ? "training" : "test") : "", verdict];
-        const mirrored = train && a !== b && !isTrain(a, b) && isTrain(b, a);
+        const mirrored = view.mirrored && a !== b && !isTrain(a, b) && isTrain(b, a);
         readout.textContent = `a=${a}, b=${b}: ${parts.filter(Boolean).join(", ")}` +
           (mirrored ? `; mirrored pair (${b}, ${a}) in training` : "");
       }
@@ -73,7 +73,7 @@
           context.lineWidth = Math.max(1.5, cell / 4);
           context.strokeRect(b * cell - 1.5, a * cell - 1.5, cell + 3, cell + 3);
         };
-        if (view.train && spot.a !== spot.b) box(spot.b, spot.a, colour("--c5"));
+        if (view.mirrored && spot.a !== spot.b) box(spot.b, spot.a, colour("--c5"));
         box(spot.a, spot.b, colour("--c2"));
       }
 

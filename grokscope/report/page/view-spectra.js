@@ -90,10 +90,13 @@
       if (pinned !== null) {
         context.strokeStyle = colour("--ink");
         context.lineWidth = 1.2;
+        context.beginPath();
         frames.values(frames.index(pinned), 1).forEach((value, at) => {
           const size = axis.place(value) * high;
-          context.strokeRect(x(at) - bar / 2 - 0.5, foot - size, bar + 1, size);
+          if (slot >= 4) context.rect(x(at) - bar / 2 - 0.5, foot - size, bar + 1, size);
+          else context.lineTo(x(at), foot - size); // boxes so narrow would be one black block
         });
+        context.stroke();
       }
       if (view.chance !== null && view.chance !== undefined) {
         const at = foot - axis.place(view.chance) * high;
@@ -211,7 +214,7 @@
         taken.push(x(place));
         haloed(context, count, x(place), box.top - 2);
       }
-      names(box, view.xlabel || "frequency", view.ylabel || "share of the neuron's power");
+      names(box, view.xlabel || "frequency", view.ylabel || "share of the neuron's variance");
     }, ({ arrays: [frequency], row }) => {
       const which = frequency.raw(frequency.index(row));
       return `${which.length} neurons at ${new Set(which).size} frequencies`;

@@ -117,6 +117,7 @@
         else shown[1].element.remove();
       }
       panes.classList.toggle("two", second);
+      element.classList.toggle("paired", second);
       const options = { view, arrays, layer, measure: everything };
       shown[0].picture.paint({ ...options, row: time.row, pinned: kind.overlays ? time.pinned : null });
       stand(shown[0], time.row);
