@@ -6,6 +6,7 @@ The encoders are written out here on purpose: they are the format's second opini
 from __future__ import annotations
 
 import base64
+import copy
 import json
 import re
 import zlib
@@ -183,7 +184,8 @@ def payload(**changes: Any) -> dict[str, Any]:
         "values": floats(curves()),
     }
     whole = {
-        "steps": STEPS, "last": STEPS[-1], "events": EVENTS, "series": series, "charts": charts(), "views": views(),
+        "steps": STEPS, "last": STEPS[-1], "events": copy.deepcopy(EVENTS),
+        "series": series, "charts": charts(), "views": views(),
     }  # fmt: skip
     return {**whole, **changes}
 
