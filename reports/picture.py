@@ -1,6 +1,6 @@
 """Pictures of a report as a browser shows it: wide and narrow, light and dark.
 
-    python reports/picture.py reports/example.html --step 870
+    python reports/picture.py reports/example.html --step 700
 
 Beside the page it writes ``<name>.png`` (the README's, 1440 px wide), ``<name>-dark.png``, ``<name>-390.png`` and
 ``<name>-390-dark.png``. It needs Chromium on the PATH and ``pip install playwright``.
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-SIZES = {"": (1440, 1320), "-390": (390, 1320)}
+SIZES = {"": (1440, 1660), "-390": (390, 1320)}
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking")
 
 

@@ -240,9 +240,10 @@ def _sections(
         )
     rest = _notes(record, [p.name for p in probes], inside=False)
     if others.measured or others.absent or rest:
+        title = "Further quantities" if others.measured or others.absent else "Notes"
         made.append(
             _Section(
-                "others", "Further quantities", "", "", [], _tables(record, others.measured),
+                "others", title, "", "", [], _tables(record, others.measured),
                 array_table(record, others.measured), rest, others.absent,
             )
         )  # fmt: skip
