@@ -302,7 +302,8 @@ fourier.view(
     "plane",
     "Embedding in a plane",
     "Residues in the plane of the frequency that leads at the last save, or in the principal plane, whose free axes "
-    "are turned at each save to lie nearest to the next. The scale is that of the step.",
+    "are turned at each save to lie nearest to the next. Lines and colours follow the order in which that frequency "
+    "goes round (in the principal plane, the residues). The scale is that of the step.",
 )(views.planes)
 fourier.view(
     "neurons",

@@ -5,6 +5,7 @@ Shape legend: T saves, K keyframes, n points of the cyclic axis, F = n // 2 freq
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -75,8 +76,9 @@ def planes(run: Run, record: Record) -> Content | None:
         )
         label = name.replace("_", " ")
         if not token.overlapping:
-            layers.append(_layer(f"{label}, frequency {leading}", found["frequency"].numpy()))
-        layers.append(_layer(f"{label}, principal plane", turned(found["principal"].numpy())))
+            order = around(token.n, leading)
+            layers.append(_layer(f"{label}, frequency {leading}", found["frequency"].numpy(), order))
+        layers.append(_layer(f"{label}, principal plane", turned(found["principal"].numpy()), None))
     if not layers:
         return None
     return {"layers": layers, "labels": [str(row) for row in np.asarray(token.axis.rows)]}
@@ -145,12 +147,21 @@ def turned(points: np.ndarray) -> np.ndarray:
     return found
 
 
-def _layer(label: str, points: np.ndarray) -> dict[str, object]:
+def around(n: int, k: int) -> list[int] | None:
+    """The n points in the order in which frequency ``k`` goes round its circle, ``None`` where some coincide."""
+    if math.gcd(n, k) > 1:
+        return None
+    step = pow(k, -1, n)
+    return [place * step % n for place in range(n)]
+
+
+def _layer(label: str, points: np.ndarray, order: list[int] | None) -> dict[str, object]:
     """Points scaled to ±1 save by save, with the scale."""
     extent = np.abs(np.nan_to_num(points)).max(axis=(1, 2))
     scaled = np.nan_to_num(points) / np.where(extent > 0, extent, 1.0)[:, None, None]
     return {
         "label": label,
+        "order": order,
         "points": Frames(scaled, "byte", low=-1.0, high=1.0),
         "extent": Frames(extent[None], "float32"),
     }

@@ -9,8 +9,9 @@ kind       content
 answers    ``p``; ``right``: bits (T, p²), pairs (a, b) row by row; ``train``: bits (1, p²) or None; ``mirrored``:
            whether a test pair whose swap is in training is a mirrored one
 bars       ``layers``: [{label, values (T, n)}], ``labels`` of the n bars, ``xlabel``, ``ylabel``, ``chance`` or None
-plane      ``layers``: [{label, points (T, n, 2) in ±1, extent (1, T)}], ``labels`` of the n points
-values     ``layers``: [{label, values (T, r)}], ``ylabel``: values by rank, logarithmic
+plane      ``layers``: [{label, points (T, n, 2) in ±1, extent (1, T), order: the n points as they are joined and
+           coloured, None for theirs}], ``labels`` of the n points
+values     ``layers``: [{label, values (T, r), ranks: of the r values}], ``ylabel``: values by rank, logarithmic
 matrix     ``layers``: [{label, values (T, rows, cols)}], ``rows``, ``cols``, ``diverging``
 neurons    ``frequency`` (T, h) in whole numbers, ``share`` (T, h), ``n_frequencies``
 phases     ``x``, ``y``: (T, h) radians, ``weight`` (T, h) in [0, 1], ``xlabel``, ``ylabel``

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grokscope.measures.cyclic import fourier_basis
-from grokscope.probes.fourier_views import frequency_plane, principal_plane, turned
+from grokscope.probes.fourier_views import around, frequency_plane, principal_plane, turned
 
 
 def circle(n: int, k: int, radius: float, width: int, seed: int = 0) -> torch.Tensor:
@@ -80,3 +80,18 @@ def test_turning_undoes_rotations_and_reflections(seed: int) -> None:
     found = turned(np.stack(spun))
     assert np.allclose(found, found[-1])
     assert np.array_equal(found[-1], spun[-1])
+
+
+@settings(deadline=None)
+@given(st.sampled_from([5, 11, 59]), st.integers(1, 29))
+def test_the_order_of_a_frequency_goes_once_round_its_circle(n: int, k: int) -> None:
+    k = 1 + k % (n // 2)
+    order = around(n, k)
+    assert order is not None
+    assert sorted(order) == list(range(n))
+    angles = np.array([2 * np.pi * k * point / n for point in order]) % (2 * np.pi)
+    assert np.allclose(angles, 2 * np.pi * np.arange(n) / n, atol=1e-9)
+
+
+def test_residues_that_coincide_have_no_order() -> None:
+    assert around(12, 4) is None

@@ -155,7 +155,12 @@ def views() -> list[dict[str, Any]]:
             layers=[{"label": "embedding", "points": turned, "extent": extent, "note": said}],
             labels=list(range(PRIME)),
         ),
-        view("values", fourier, layers=[{"label": "head", "values": singular}], ylabel="singular value"),
+        view(
+            "values",
+            fourier,
+            layers=[{"label": "head", "values": singular, "ranks": [1, 3, 5, 8, 12]}],
+            ylabel="singular value",
+        ),
         view("matrix", loss, layers=[{"label": "logits", "values": grid}], rows="a", cols="b", diverging=True),
         view(
             "neurons",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -209,6 +210,16 @@ def test_views_stand_at_the_top_or_in_their_section(open_page: Open) -> None:
     assert tab.value(titles, "#now") == ["View answers", "View plane", "View bars"]
     assert tab.value(titles, "#probe-2-fourier") == ["View values", "View neurons", "View phases"]
     assert tab.value(titles, "#probe-1-loss") == ["View matrix", "View shares", "View tea leaves"]
+
+
+def test_singular_values_keep_the_ranks_of_all_of_them(open_page: Open) -> None:
+    tab = open_page()
+    canvas = tab.page.locator(".view.values canvas").first
+    canvas.scroll_into_view_if_needed()
+    drawn(tab, "values")
+    said = canvas.get_attribute("aria-label") or ""
+    # five values are carried, of ranks 1, 3, 5, 8 and 12
+    assert re.findall(r"rank (\d+): ", said) == ["1", "5", "12"]
 
 
 def test_layers_are_chosen_by_name(open_page: Open) -> None:

@@ -24,6 +24,7 @@
       const words = make("p", { class: "readout" });
       holder.append(element, words);
       let hues = null;
+      let coloured = -1;
       return {
         reserve: () => ready(element, 1),
         paint({ arrays: [frames, extents], layer, row, measure }) {
@@ -47,10 +48,17 @@
           context.globalAlpha = 0.28;
           context.lineWidth = 0.8;
           context.beginPath();
-          for (let at = 0; at < count; at++) context.lineTo(x(at), y(at));
+          const order = view.layers[layer].order || [...Array(count).keys()];
+          for (const at of order) context.lineTo(x(at), y(at));
           context.stroke();
           context.globalAlpha = 1;
-          if (measure || !hues) hues = residueColours(count);
+          if (measure || !hues || coloured !== layer) {
+            // a colour is a place in the order in which the points are joined
+            const wheel = residueColours(count);
+            hues = [];
+            order.forEach((at, place) => { hues[at] = wheel[place]; });
+            coloured = layer;
+          }
           const radius = count > 150 ? 2.4 : 3.6;
           for (let at = 0; at < count; at++) {
             context.fillStyle = hues[at];

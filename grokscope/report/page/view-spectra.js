@@ -131,22 +131,27 @@
     }),
   };
 
+  // Where there are many values only some are carried, and each keeps its rank.
+  const ranksOf = (view, layer, count) =>
+    view.layers[layer].ranks ?? Array.from({ length: count }, (_, at) => at + 1);
+
   kinds.values = {
     overlays: true,
     arrays: (view, layer) => [view.layers[layer].values],
-    picture: onCanvas(0.72, (plot, { view, arrays: [frames], row, pinned }) => {
+    picture: onCanvas(0.72, (plot, { view, layer, arrays: [frames], row, pinned }) => {
+      const ranks = ranksOf(view, layer, frames.size);
       const power = frames.meta.scale === "log10" ? (value) => 10 ** value : (value) => value;
       const ends = [power(bottom(frames.meta)), power(top(frames.meta))];
       const axis = valueAxis({ ylim: [ends[0] / 1.3, ends[1] * 1.3], yscale: ends[0] > 0 ? "log" : "linear" }, 5);
       const box = frame(plot, { left: 54 });
       const { context, left, foot, wide, high } = box;
       valueTicks(box, axis);
-      const slot = wide / frames.size;
+      const slot = wide / ranks.at(-1);
       const dots = (values, hollow) => {
         context.beginPath();
         values.forEach((value, at) => {
           if (!(value > 0)) return; // zero, or below what the array can tell apart
-          const [x, y] = [left + (at + 0.5) * slot, foot - axis.place(value) * high];
+          const [x, y] = [left + (ranks[at] - 0.5) * slot, foot - axis.place(value) * high];
           context.moveTo(x + 3.2, y);
           context.arc(x, y, 3.2, 0, 2 * TURN);
         });
@@ -162,14 +167,15 @@
       }
       context.fillStyle = colour("--soft");
       context.textAlign = "center";
-      for (const rank of linearTicks(1, frames.size, Math.max(2, wide / 60))) {
+      for (const rank of linearTicks(1, ranks.at(-1), Math.max(2, wide / 60))) {
         if (Number.isInteger(rank)) context.fillText(rank, left + (rank - 0.5) * slot, foot + 16);
       }
       names(box, "rank", view.ylabel);
-    }, ({ arrays: [frames], row }) => {
-      const values = frames.values(frames.index(row));
-      const [largest, second] = values;
-      return `largest ${number(largest)}, second ${number(second ?? NaN)}, last shown ${number(values.at(-1))}`;
+    }, ({ view, layer, arrays: [frames], row }) => {
+      const [values, ranks] = [frames.values(frames.index(row)), ranksOf(view, layer, frames.size)];
+      const said = [0, Math.floor(values.length / 2), values.length - 1].map((at) =>
+        `rank ${ranks[at]}: ${number(values[at])}`);
+      return [...new Set(said)].join(", ");
     }),
   };
 
