@@ -122,8 +122,13 @@ def origin_of(manifest: Mapping[str, Any], run: str) -> Origin | None:
     )
 
 
-def alerts_of_audit(manifest: Mapping[str, Any]) -> list[Alert]:
-    """Findings of an import that a reader must know before the curves, each with its command if it has one."""
+def alerts_of_audit(manifest: Mapping[str, Any], run: str = "") -> list[Alert]:
+    """Findings of an import that a reader must know before the curves, each with its command.
+
+    A finding without one of its own gets the command that shows the evidence of all of them; ``run`` is how the
+    command line names the run, and without it such a finding gets none.
+    """
+    look = f"grokscope inspect {run}" if run else ""
     findings: dict[str, list[Mapping[str, Any]]] = {}
     for found in _mappings(manifest.get("audit")):
         if found.get("severity") in WARNINGS:
@@ -133,7 +138,7 @@ def alerts_of_audit(manifest: Mapping[str, Any]) -> list[Alert]:
         evidence, command = _text(group[0].get("evidence")), group[0].get("command")
         more = f" (and {len(group) - 1} more)" if len(group) > 1 else ""
         text = f"{finding}: {evidence}{more}" if evidence else f"{finding}{more}"
-        alerts.append(Alert(_sentence(text), command if isinstance(command, str) else ""))
+        alerts.append(Alert(_sentence(text), command if isinstance(command, str) else look))
     conflicts = [row for row in _mappings(manifest.get("proof")) if row.get("verdict") in CONFLICTS]
     if conflicts and not any(f.get("severity") == "conflict" for g in findings.values() for f in g):
         worst = _proof_row(max(conflicts, key=lambda row: abs(_value(row.get("difference")))))

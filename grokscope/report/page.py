@@ -160,7 +160,7 @@ def render_page(
         "verdict": verdict,
         "tone": TONES.get(verdict.state, ""),
         "vitals": vitals(record),
-        "alerts": [*record.alerts, *alerts_of_audit(manifest)],
+        "alerts": [*record.alerts, *alerts_of_audit(manifest, run)],
         "origin": origin_of(manifest, run),
         "claims": list(zip(claim_rows(record), evidence_of_claims(record, charts, numbers), strict=True)),
         "citation": citation(record, facts.task, facts.checksum, version("grokscope")),

@@ -172,6 +172,9 @@ def test_warnings_and_conflicts_are_alerts_with_their_command() -> None:
     assert [a.text for a in alerts_of_audit({**MANIFEST, "audit": [conflict, conflict]})] == [
         "It conflicts: so (and 1 more)."
     ]
+    bare = {**MANIFEST, "audit": [conflict]}
+    assert [a.command for a in alerts_of_audit(bare)] == [""]
+    assert [a.command for a in alerts_of_audit(bare, "mine")] == ["grokscope inspect mine"]
     assert alerts_of_audit({"audit": MANIFEST["audit"][:5]}) == []
 
 
