@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from grokscope.measures.crossings import Crossing
+from grokscope.probes import Crossing
 from grokscope.probes.dense import Series, counted
 from grokscope.probes.drawing import CYCLE, TEST, TRAIN, legend, thin, time_axes
 from grokscope.probes.record import Record

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from grokscope.errors import GrokscopeError
-from grokscope.measures.crossings import Crossing
+from grokscope.probes import Crossing
 from grokscope.probes.cache import MEASUREMENTS, measure_run
 from grokscope.probes.record import Record
 from grokscope.probes.suite import Progress

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,10 @@ from grokscope.probes import Alert, Claim, Probe, Quantity, Record, Verdict
 from grokscope.probes.drawing import TEST, TRAIN, band, curve, legend, time_axes
 from grokscope.probes.registry import FigureSpec
 from grokscope.report import Facts, render_page
+
+if TYPE_CHECKING:
+    from tests.report.chromium import Chromium
+    from tests.report.live_tab import Open
 
 MakeRecord = Callable[..., Record]
 
@@ -204,3 +209,20 @@ def build_manifest() -> dict[str, Any]:
             "files": {"run.json": "sha256 3f…", "trajectory.h5": "sha256 9a…"},
         },
     }
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Chromium]:
+    """A headless Chromium; a module that asks for it is skipped where there is none."""
+    from tests.report.chromium import running
+
+    with running() as started:
+        yield started
+
+
+@pytest.fixture
+def open_page(browser: Chromium, page_text: str, tmp_path: Path) -> Open:
+    """Opens the made-up run's page with live data of a test's own."""
+    from tests.report.live_tab import opener
+
+    return opener(browser, page_text, tmp_path)

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.report import live_payload as made
-from tests.report.chromium import Chromium, Tab, needs_chromium, running
+from tests.report.chromium import Chromium, Tab, needs_chromium
 
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is missing")
 
 pytestmark = needs_chromium
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Chromium]:
-    with running() as started:
-        yield started
 
 
 def findings(tab: Tab) -> list[tuple[str, str, list[Any]]]:

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from grokscope.probes import Record
 from grokscope.report import render_page
-from tests.report.chromium import Chromium, needs_chromium, running
+from tests.report.chromium import Chromium, needs_chromium
 
 pytestmark = needs_chromium
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Chromium]:
-    with running() as started:
-        yield started
 
 
 @pytest.fixture

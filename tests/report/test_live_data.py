@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -13,21 +12,10 @@ import numpy as np
 import pytest
 
 from tests.report import live_payload as made
-from tests.report.chromium import Chromium, needs_chromium, running
-from tests.report.live_tab import Open, decoded, frame, opener, saved
+from tests.report.chromium import needs_chromium
+from tests.report.live_tab import Open, decoded, frame, saved
 
 pytestmark = needs_chromium
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Chromium]:
-    with running() as started:
-        yield started
-
-
-@pytest.fixture
-def open_page(browser: Chromium, page_text: str, tmp_path: Path) -> Open:
-    return opener(browser, page_text, tmp_path)
 
 
 def test_arrays_are_read_as_they_were_written(open_page: Open) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,21 +10,10 @@ import pytest
 from matplotlib.scale import SymmetricalLogTransform
 
 from tests.report import live_payload as made
-from tests.report.chromium import Chromium, needs_chromium, running
-from tests.report.live_tab import Open, bent, drawn, frame, go_to, opener, saved
+from tests.report.chromium import needs_chromium
+from tests.report.live_tab import Open, bent, drawn, frame, go_to, saved
 
 pytestmark = needs_chromium
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Chromium]:
-    with running() as started:
-        yield started
-
-
-@pytest.fixture
-def open_page(browser: Chromium, page_text: str, tmp_path: Path) -> Open:
-    return opener(browser, page_text, tmp_path)
 
 
 def test_keyframes_snap_to_the_nearest_and_say_which(open_page: Open) -> None:

@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from tests.report import live_payload as made
-from tests.report.chromium import Chromium, needs_chromium, running
-from tests.report.live_tab import Open, at_step, bent, drawn, frame, go_to, opener
+from tests.report.chromium import needs_chromium
+from tests.report.live_tab import Open, at_step, bent, drawn, frame, go_to
 
 pytestmark = needs_chromium
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Chromium]:
-    with running() as started:
-        yield started
-
-
-@pytest.fixture
-def open_page(browser: Chromium, page_text: str, tmp_path: Path) -> Open:
-    return opener(browser, page_text, tmp_path)
 
 
 def test_the_time_axis_is_that_of_the_printed_figures_or_linear_or_around_events(open_page: Open) -> None:
