@@ -25,6 +25,7 @@ from grokscope.report.formatting import as_toml, flattened, slug, whole
 from grokscope.report.formulas import mathml
 from grokscope.report.kept_drawings import KeptDrawings
 from grokscope.report.live import LiveView, live_json
+from grokscope.report.live_charts import series_of
 from grokscope.report.origin import alerts_of_audit, origin_of
 from grokscope.report.tables import (
     Holdings,
@@ -32,6 +33,7 @@ from grokscope.report.tables import (
     array_table,
     claim_rows,
     event_tables,
+    figure_table,
     series_table,
     share_out,
     single_table,
@@ -97,6 +99,7 @@ class _Figure:
     failure: str
     key: str
     definitions: list[Quantity]
+    table: Table | None
 
 
 @dataclass(frozen=True)
@@ -270,6 +273,7 @@ def _numbered(count: int, drawing: Drawing, record: Record, probe: Probe) -> _Fi
         drawing.failure,
         drawing.key,
         shown_quantities(drawing, record, probe),
+        figure_table(record, series_of(dict(drawing.chart))) if drawing.chart else None,
     )
 
 

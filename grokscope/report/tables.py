@@ -16,6 +16,8 @@ from grokscope.report.formatting import UNDEFINED, crossing, interval, number, r
 MOST_ROWS = 24
 """Rows that a table shows before the rest goes behind a summary."""
 _MOST_ENTRIES = 24
+FIGURE_ROWS = 20
+"""Rows of the table that stands with a figure where no script makes a whole one."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,23 @@ def series_table(record: Record, names: Sequence[str]) -> Table | None:
         cells = (number(m.values[i - shift]) if i >= shift else UNDEFINED for _, i in columns)
         rows.append((name, *cells, unit(m.quantity)))
     return _without_blank_units(Table(("quantity", *(heading for heading, _ in columns), "unit"), rows))
+
+
+def figure_table(record: Record, names: Sequence[str]) -> Table | None:
+    """The series of a figure at up to ``FIGURE_ROWS`` saves, evenly spread: what it shows where no script runs."""
+    there = [n for n in names if (m := record.measurements.get(n)) is not None and m.values.ndim == 1]
+    count = len(record.steps)
+    if not there or not count:
+        return None
+    rows: list[tuple[str, ...]] = []
+    for row in np.unique(np.linspace(0, count - 1, min(count, FIGURE_ROWS)).round().astype(int)):
+        cells = []
+        for name in there:
+            measured = record.measurements[name]
+            at = int(row) - (1 if measured.dims == ("interval",) else 0)
+            cells.append(number(measured.values[at]) if at >= 0 else UNDEFINED)
+        rows.append((whole(int(record.steps[row])), *cells))
+    return Table(("step", *there), rows)
 
 
 def unit(quantity: Quantity) -> str:

@@ -8,12 +8,15 @@ import numpy as np
 
 from grokscope.measures.crossings import Crossing
 from grokscope.probes import Probe, Quantity, Record
+from grokscope.report.formatting import number
 from grokscope.report.tables import (
+    FIGURE_ROWS,
     MOST_ROWS,
     Table,
     array_table,
     claim_rows,
     event_tables,
+    figure_table,
     moments,
     natural,
     series_table,
@@ -147,3 +150,18 @@ def test_claims_and_vitals_are_the_records(record: Record) -> None:
     assert found["Delay"].endswith("×")
     assert found["Mirrored test accuracy"] != found["Unmirrored test accuracy"]
     assert vitals(small()) == []
+
+
+def test_a_figure_without_scripts_has_up_to_twenty_rows(make_record: Callable[..., Record]) -> None:
+    record = make_record(300)
+    table = figure_table(record, ["loss.train", "loss.slope", "fourier.embedding.fraction", "gone"])
+    assert table is not None
+    assert table.head == ("step", "loss.train", "loss.slope")
+    assert len(table.rows) == FIGURE_ROWS
+    first, last = table.rows[0], table.rows[-1]
+    assert first == ("0", number(record["loss.train"][0]), "–")  # nothing lies before the first save
+    assert last[1:] == (number(record["loss.train"][-1]), number(record["loss.slope"][-1]))
+    few = figure_table(make_record(5), ["loss.train"])
+    assert few is not None
+    assert len(few.rows) == 5
+    assert figure_table(record, ["gone"]) is None
