@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from grokscope import cli
 from grokscope.training import recipe_from, train
@@ -78,6 +79,11 @@ def in_its_own_process() -> Call:
     return run
 
 
+# how long one example takes is the machine's business, not the test's
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with one finished run, ``little-s3``; not to be changed."""
@@ -90,5 +96,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def workspace(trained: Path, tmp_path: Path) -> Path:
-    """A copy of that workspace to work in."""
-    return Path(shutil.copytree(trained, tmp_path / "workspace"))
+    """A copy of that workspace to work in, its run not measured yet whoever looked at it before."""
+    kept = shutil.ignore_patterns("measurements.h5", "readings", "reports")
+    return Path(shutil.copytree(trained, tmp_path / "workspace", ignore=kept))

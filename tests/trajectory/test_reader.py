@@ -55,7 +55,7 @@ def test_everything_is_read_back(path):
             assert at["half"].shape == ()
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=st.one_of(
         st.slices(COUNT),
