@@ -23,7 +23,7 @@ from grokscope.probes.cyclic_axis import CyclicAxis, axes_of
 from grokscope.probes.fourier_neurons import less_bias, sign_of_phases, why_no_neurons
 from grokscope.probes.readings import Values, by_save, per_save
 from grokscope.probes.record import Record
-from grokscope.probes.views import Content, Frames, keyframes
+from grokscope.probes.views import Content, Frames, finite_rows, keyframes
 from grokscope.runs import Params, Run
 
 SPECTRA = ("embedding", "embedding_a", "embedding_b", "unembedding", "neuron_logit")
@@ -230,10 +230,10 @@ def _of_neurons(run: Run, record: Record) -> tuple[np.ndarray, Values, int] | No
                 values["output"], values["weight"] = fitted.output, fitted.weight * fitted.used
         return values
 
-    rows = keyframes(record)
-    chosen = replace(run, rows=run.rows[rows])
-    if not all(bool(value.isfinite().all()) for value in run.params(-1).values()):
+    rows = finite_rows(run, keyframes(record))
+    if not len(rows):
         return None
+    chosen = replace(run, rows=run.rows[rows])
     values = per_save(chosen, "neurons", by_save(read))
     if values["frequency"].shape[1] > MOST_NEURONS:
         values = {key: value[:, :MOST_NEURONS] for key, value in values.items()}

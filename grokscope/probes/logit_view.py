@@ -12,7 +12,7 @@ import torch
 
 from grokscope.probes.readings import Values, by_save, per_save
 from grokscope.probes.record import Record
-from grokscope.probes.views import MOST_MAPS, Content, Frames, keyframes
+from grokscope.probes.views import MOST_MAPS, Content, Frames, finite_rows, keyframes
 from grokscope.runs import Params, Run
 
 
@@ -29,7 +29,9 @@ def logit_map(run: Run, record: Record) -> Content | None:
             found[rows] = answer - logits.mean(1)
         return {"answer": found.float()}
 
-    rows = keyframes(record, MOST_MAPS)
+    rows = finite_rows(run, keyframes(record, MOST_MAPS))
+    if not len(rows):
+        return None
     values = per_save(replace(run, rows=run.rows[rows]), "logit-map", by_save(read))["answer"].numpy()
     side = math.isqrt(values.shape[1])
     low, high = values.min(1).astype(float), values.max(1).astype(float)

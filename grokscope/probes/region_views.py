@@ -15,7 +15,7 @@ from grokscope.measures.regions import GatedForm
 from grokscope.probes.readings import Values, per_pair
 from grokscope.probes.record import Record
 from grokscope.probes.region_pass import TrainingPass
-from grokscope.probes.views import Content, Frames, keyframes
+from grokscope.probes.views import Content, Frames, finite_rows, keyframes
 from grokscope.runs import Params, Run
 
 MOST_GATES = 1024
@@ -28,7 +28,12 @@ def flips(run: Run, record: Record) -> Content | None:
     """
     if record.get("regions.flipped") is None or run.lacks("function", "split", "anatomy"):
         return None
-    form = run.model.gated(run.params(-1))
+    rows = keyframes(record)
+    rows = rows[rows > 0]
+    rows = np.intersect1d(finite_rows(run, rows), finite_rows(run, rows - 1) + 1)
+    if not len(rows):
+        return None
+    form = run.model.gated(run.params(int(rows[0])))
     if not isinstance(form, GatedForm):
         return None
     mask = run.task.train_mask
@@ -44,10 +49,6 @@ def flips(run: Run, record: Record) -> Content | None:
             shares.append(changed.double() / len(through.inputs))
         return {"flipped": torch.stack(shares)}
 
-    rows = keyframes(record)
-    rows = rows[rows > 0]
-    if not len(rows):
-        return None
     # a keyframe and the save before it stand side by side among these
     needed = np.unique(np.concatenate([rows - 1, rows]))
     found = per_pair(replace(run, rows=run.rows[needed]), "flips", read)["flipped"].numpy()

@@ -79,6 +79,12 @@ class ViewSpec:
     make: Make = field(repr=False)
 
 
+def finite_rows(run: Run, rows: np.ndarray) -> np.ndarray:
+    """Those of ``rows``, positions among the run's saves, at which all weights are finite."""
+    fine = [all(bool(value.isfinite().all()) for value in run.params(int(row)).values()) for row in rows]
+    return rows[np.array(fine, bool)]
+
+
 def keyframes(record: Record, most: int = MOST_KEYFRAMES) -> np.ndarray:
     """Positions of at most ``most`` saves, increasing: first and last, and dense around fit and grok.
 

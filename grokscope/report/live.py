@@ -39,7 +39,12 @@ class LiveView:
 
 
 def make_views(
-    run: Run, record: Record, probes: Sequence[Probe], kept: KeptDrawings | None = None
+    run: Run,
+    record: Record,
+    probes: Sequence[Probe],
+    kept: KeptDrawings | None = None,
+    *,
+    strict: bool = False,
 ) -> list[LiveView]:
     """Every view of ``probes`` that has something to show of ``run``, from ``kept`` where it was made before."""
     found: list[LiveView] = []
@@ -50,7 +55,7 @@ def make_views(
             name = f"{probe.name}/view/{spec.name}"
             held = kept.get(name) if kept is not None else None
             if held is None:
-                held = json.dumps(_made(spec, run, record, own=is_builtin(probe)))
+                held = json.dumps(_made(spec, run, record, strict=strict and is_builtin(probe)))
                 if kept is not None:
                     kept.put(name, held)
             content = json.loads(held)
@@ -59,13 +64,13 @@ def make_views(
     return found
 
 
-def _made(spec: ViewSpec, run: Run, record: Record, *, own: bool) -> dict[str, Any] | None:
-    """The view's content; a stranger's that fails says so in its place, since the page must stand."""
+def _made(spec: ViewSpec, run: Run, record: Record, *, strict: bool) -> dict[str, Any] | None:
+    """The view's content; one that fails says so in its place, since the page must stand, unless ``strict``."""
     try:
         content = spec.make(run, record)
         return None if content is None else _view(spec, content)
     except Exception as error:
-        if own:
+        if strict:
             raise
         first = next(iter(str(error).splitlines()), "")
         failure = f"It could not be made: {type(error).__name__}: {first}"[:300]

@@ -64,7 +64,7 @@ def write_report(
     known = registered()
     probes = [known[name] for name in dict.fromkeys(record.probes) if name in known]
     kept = KeptDrawings(run.path / READINGS, record)
-    views = make_views(run, record, probes, kept)
+    views = make_views(run, record, probes, kept, strict=strict)
     out = default_out(run) if out is None else Path(out)
     data = out.parent / f"{out.stem}{'.data' if out.suffix == '.json' else ''}.json"
     facts = replace(facts_of(run), data=data.name)

@@ -25,6 +25,7 @@ from grokscope.report.kept_drawings import KeptDrawings
 from grokscope.report.live import MOST_SERIES, as_script_data, live_json, make_views
 from grokscope.runs import Run
 from grokscope.training import read_recipe, train
+from grokscope.trajectory import TrajectoryWriter
 
 VIEWS = {
     "answers": "answers", "logits": "matrix", "spectrum": "bars", "plane": "plane", "neurons": "neurons",
@@ -182,7 +183,8 @@ def test_a_plugins_view_that_fails_says_so_and_ours_raises(
     loss = probes[0]
     monkeypatch.setattr(loss, "views", [*loss.views, theirs.views[0]])
     with pytest.raises(ValueError, match="luck"):
-        make_views(run, record, [loss])
+        make_views(run, record, [loss], strict=True)
+    assert make_views(run, record, [loss])[-1].content["kind"] == "failed"
 
 
 def test_a_record_of_other_saves_gets_no_views(run: Run, probes: list[Probe]) -> None:
@@ -339,3 +341,33 @@ def test_the_page_holds_the_live_data(run: Run, record: Record, tmp_path: Path) 
     assert {view["id"] for view in page["views"]} == set(VIEWS)
     assert all(f'id="{view["probe"]}"' in text for view in page["views"])
     assert all(f'data-figure="{key}"' in text for key in page["charts"])
+
+
+@pytest.mark.parametrize("broken", [4, 10, range(11)])
+def test_saves_that_are_not_finite_are_left_out(
+    make_small: Callable[..., Run], broken: Any, tmp_path: Path
+) -> None:
+    run = make_small()
+    stored, scalars = run.trajectory, run.scalars
+    saves = [stored.params_at(row) for row in range(len(run.steps))]
+    columns = {name: (stored.shapes[name], stored.dtypes[name]) for name in stored.names}
+    path = run.path / "trajectory.h5"
+    path.unlink()
+    with TrajectoryWriter(
+        path, columns, [n for n in scalars if n != "step"], expected_saves=len(saves)
+    ) as writer:
+        for row, weights in enumerate(saves):
+            bad = row in ([broken] if isinstance(broken, int) else broken)
+            writer.save(int(run.steps[row]), {n: v * np.nan if bad else v for n, v in weights.items()})
+        for row, step in enumerate(scalars["step"]):
+            writer.scalar(int(step), {n: float(v[row]) for n, v in scalars.items() if n != "step"})
+    spoilt = open_run(run.path)
+    record = probe(spoilt)
+    found = make_views(spoilt, record, [registered()[name] for name in record.probes], strict=True)
+    assert live_json(record, {}, found, {})  # numbers only, all of them finite
+    frames = {
+        v.content["id"]: v.content["frequency"]["frames"] for v in found if v.content["id"] == "neurons"
+    }
+    assert frames == (
+        {} if not isinstance(broken, int) else {"neurons": [r for r in range(11) if r != broken]}
+    )
