@@ -15,7 +15,17 @@ import torch
 from torch import Tensor
 
 from grokscope.errors import Absent, GrokscopeError
-from grokscope.models import MODEL_SETTINGS, MapView, Model, Params, WeightsOnly, as_float64, build_model
+from grokscope.models import (
+    MODEL_SETTINGS,
+    MapView,
+    Model,
+    Params,
+    WeightsOnly,
+    as_float64,
+    build_model,
+    named_tensors,
+    tensor_factors,
+)
 from grokscope.tasks import TASK_SETTINGS, ResidueAxis, Task, build_task, unpack_mask
 from grokscope.tasks.unknown import NO_TASK, on_residues
 from grokscope.trajectory import Trajectory, choose, read_manifest, read_settings
@@ -88,6 +98,18 @@ class Run:
             if self.manifest.get("kind") in ("replayed", "forked") and isinstance(found, Mapping)
             else None
         )
+
+    @cached_property
+    def weight_decay(self) -> dict[str, float] | None:
+        """Tensor → the weight decay it was trained with, by name; ``None`` where the run does not tell."""
+        common = _table(self.config, "train", self.name).get("weight_decay")
+        if common is None:
+            return None
+        changed = _table(self.config, "intervene", self.name)
+        where = f"reading {self.name}: intervene"
+        factors = tensor_factors(self.model, changed.get("decay", {}), f"{where}.decay")
+        factors |= dict.fromkeys(named_tensors(self.model, changed.get("frozen", []), f"{where}.frozen"), 0.0)
+        return {name: common * factors.get(name, 1.0) for name in self.model.shapes}
 
     @cached_property
     def dtype(self) -> torch.dtype:
@@ -198,7 +220,13 @@ def build_from_config(config: Mapping[str, Any], where: str) -> tuple[Task, Mode
     model_settings = read_settings(model_class, model_table, f"{where}: model")
     task = build_task(task_settings, seed)
     n_inputs = None if task.n_tokens is not None else task.inputs.shape[1]
-    model = build_model(model_settings, n_tokens=task.n_tokens, n_inputs=n_inputs, n_classes=task.n_classes)
+    temperature = _table(config, "intervene", where).get("temperature", 1.0)
+    if not isinstance(temperature, (int, float)):
+        raise GrokscopeError(f"reading {where}: intervene.temperature is {temperature!r}, expected a number")
+    model = build_model(
+        model_settings, n_tokens=task.n_tokens, n_inputs=n_inputs, n_classes=task.n_classes,
+        temperature=float(temperature),
+    )  # fmt: skip
     if task.kind == "unknown" and isinstance(model, WeightsOnly) and model.n_residues:
         task = on_residues(task, model.n_residues)
     return task, model

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 from grokscope.errors import GrokscopeError
 from grokscope.models.anatomy import Linearised, MapView, Model, Params, Part, Pullback, as_float64
 from grokscope.models.composed import Composed, ComposedSettings
 from grokscope.models.deep_linear import DeepLinear, DeepLinearSettings
 from grokscope.models.mlp import MLP, MLPSettings
+from grokscope.models.named import named_tensors, tensor_factors
 from grokscope.models.transformer import Transformer, TransformerSettings
 from grokscope.models.weights_only import WeightsOnly, WeightsOnlySettings
 
@@ -25,13 +29,32 @@ MODEL_SETTINGS: dict[str, type[ModelSettings]] = {
 
 
 def build_model(
-    settings: ModelSettings, *, n_tokens: int | None, n_inputs: int | None, n_classes: int
+    settings: ModelSettings,
+    *,
+    n_tokens: int | None,
+    n_inputs: int | None,
+    n_classes: int,
+    temperature: float = 1.0,
 ) -> Model:
     """The model of ``settings`` for a task of ``n_tokens`` residues or ``n_inputs`` features.
+
+    Args:
+        temperature: divides the logits.
 
     Raises:
         GrokscopeError: sizes that do not fit, or a family that does not take the task's inputs.
     """
+    if not (temperature > 0 and math.isfinite(temperature)):
+        raise GrokscopeError(
+            f"building a model: a temperature of {temperature} was given, expected one above 0"
+        )
+    if temperature != 1.0:
+        if not isinstance(settings, MLPSettings):
+            raise GrokscopeError(
+                f"building a model: a temperature of {temperature} was given to model.family {settings.family!r}, "
+                "expected 1, or model.family 'mlp', whose logits can be scaled"
+            )
+        settings = replace(settings, output_scale=settings.output_scale / temperature)
     if isinstance(settings, WeightsOnlySettings):
         return WeightsOnly(settings, n_tokens, n_classes)
     if not n_classes:
@@ -80,4 +103,6 @@ __all__ = [
     "WeightsOnlySettings",
     "as_float64",
     "build_model",
+    "named_tensors",
+    "tensor_factors",
 ]

@@ -113,8 +113,7 @@ class GradientReader:
         self.no_ratio = why_no_ratio(self.model)
         self.closed_head = not self.model.tied and self.model.no_anatomy is None
         self.head_has_bias = any(p.block == self.head and p.kind == "bias" for p in self.model.parts)
-        train = run.config.get("train", {})
-        self.decay: float | None = train.get("weight_decay")
+        self.decay = run.weight_decay
         form = self.model.gated(self.model.init(torch.Generator().manual_seed(0), torch.float64))
         self.no_account = self._why_no_account(form)
         self.bypassed = self.model.gated_block if self.no_account and self._has_bypass(form) else None
@@ -156,7 +155,7 @@ class GradientReader:
             names = [f"gradients.{block}.{size}" for size in SIZES]
             declare(*names, reason="the block's parameters are all zero")
             decayed = [f"gradients.with_decay.{block}.{size}" for size in SIZES]
-            if self.decay:
+            if self.decay is not None and any(self.decay.values()):
                 declare(*decayed, reason="the block's parameters are all zero")
             else:
                 for name in decayed:
@@ -195,8 +194,8 @@ class GradientReader:
             grads, sides = self._gradient_and_sides(params)
             sizes = gradient_norms(grads, params, self.blocks)
             _put_sizes(found, "gradients", sizes)
-            if self.decay:
-                decayed = with_decay(grads, params, dict.fromkeys(params, self.decay))
+            if self.decay is not None and any(self.decay.values()):
+                decayed = with_decay(grads, params, self.decay)
                 _put_sizes(found, "gradients.with_decay", gradient_norms(decayed, params, self.blocks))
             if self.no_ratio is None:
                 ratio = head_over_embedding(sizes[self.head], sizes["embedding"])
@@ -377,7 +376,7 @@ def why_no_ratio(model: Model) -> str | None:
     return f"a {model.family} model has no embedding"
 
 
-def _no_decay(decay: float | None) -> str:
+def _no_decay(decay: dict[str, float] | None) -> str:
     if decay is None:
         return "the weight decay of the run is not recorded"
     return "the run has no weight decay: the gradient with it is the gradient"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from grokscope.training.fork import Fork, fork_run, forked_recipe, prepare_forks
+from grokscope.training.intervene import ClampSettings, InterveneSettings
 from grokscope.training.optimizers import FlatParameters, Optimizer, learning_rate
 from grokscope.training.parent import Parent, open_parent
 from grokscope.training.plan import Plan, plan_runs
@@ -18,8 +19,10 @@ from grokscope.training.replay import Replay, Stretch, read_stretch, replay_run
 from grokscope.training.trainer import Outcome, choose_device, train
 
 __all__ = [
+    "ClampSettings",
     "FlatParameters",
     "Fork",
+    "InterveneSettings",
     "Optimizer",
     "Outcome",
     "Parent",

@@ -20,6 +20,7 @@ from grokscope.errors import GrokscopeError
 from grokscope.training.batch_optimizer import SCALARS, BatchOptimizer
 from grokscope.training.evaluation import Evaluator
 from grokscope.training.gradient import TrainingGradient
+from grokscope.training.intervene import NormClamp, parameter_spans
 from grokscope.training.machine import Precision, process_settings
 from grokscope.training.optimizers import FlatParameters
 from grokscope.training.recipe import Recipe, TrainSettings
@@ -41,8 +42,9 @@ _WARM_UP = 3  # steps before a capture, which torch asks for; their effect is ta
 def together(recipe: Recipe, device: str) -> Any:
     """What runs must have in common to be trained together on ``device`` (hashable), ``None`` for one alone.
 
-    Everything but the name, the seed, the initial scale and the scalars of ``[train]``: learning rate, decay,
-    betas, eps, momentum and warm-up may differ run by run. On a CPU only deep linear nets gain.
+    Everything but the name, the seed, the initial scale, the size and the start of a norm clamp, and the scalars of
+    ``[train]``: learning rate, decay, betas, eps, momentum and warm-up may differ run by run. On a CPU only deep
+    linear nets gain.
     """
     _, model = recipe.build()
     if recipe.train.batch_size or not model.stacks:
@@ -54,7 +56,10 @@ def together(recipe: Recipe, device: str) -> Any:
     shape = recipe.model
     if any(field.name == "init_scale" for field in fields(shape)):
         shape = replace(shape, init_scale=1.0)  # pyright: ignore[reportCallIssue]
-    return recipe.task, shape, train, recipe.save
+    intervene = recipe.intervene
+    if intervene.clamp is not None:
+        intervene = replace(intervene, clamp=replace(intervene.clamp, norm=1.0, rho=1.0, start=1))
+    return recipe.task, shape, train, recipe.save, repr(intervene)
 
 
 def train_batch(
@@ -169,14 +174,18 @@ class _Batch:
         vector = torch.stack([row.session.flat.vector for row in rows])
         self.flat = FlatParameters.over(vector, self.model.shapes)
         self.params = self.flat.detached()
-        self.optimizer = BatchOptimizer([recipe.train for recipe in recipes], self.flat)
+        clamps = [recipe.intervene.clamp for recipe in recipes if recipe.intervene.clamp is not None]
+        self.optimizer = BatchOptimizer(
+            [recipe.train for recipe in recipes], self.flat, parameter_spans(recipes[0].intervene, self.model),
+            NormClamp(clamps, self.model, vector) if clamps else None,
+        )  # fmt: skip
         for name, held in self.optimizer.state.items():
             held.copy_(torch.stack([row.session.optimizer.state[name] for row in rows]))
         self.gradient = TrainingGradient(tasks, self.model, recipes[0].train, device, vector.dtype)
         cuts = range(0, len(rows), EVALUATED_TOGETHER)
         self.evaluators = [
             (slice(at, at + EVALUATED_TOGETHER),
-             Evaluator(tasks[at : at + EVALUATED_TOGETHER], self.model, recipes[0].train, device))
+             Evaluator(tasks[at : at + EVALUATED_TOGETHER], self.model, recipes[0], device))
             for at in cuts
         ]  # fmt: skip
         # a window that waits for the onset opens at an evaluation, which the next steps then have to wait for

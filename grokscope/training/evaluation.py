@@ -9,7 +9,8 @@ from torch.nn.functional import one_hot
 from grokscope.measures.classification import correct, read_answers
 from grokscope.models import Model, Params
 from grokscope.tasks import Task
-from grokscope.training.recipe import TrainSettings
+from grokscope.training.recipe import Recipe
+from grokscope.training.scalars import evaluated_subsets, scalar_names
 
 TIME = "time.sum_lr"
 """Name of the scalar Σ learning rates over the updates made so far, the continuous time of the run."""
@@ -19,19 +20,19 @@ class Evaluator:
     """Evaluates one model on every input of a task: the scalars of a run.
 
     Classification: ``loss.``, ``accuracy.`` of train and test, and of mirrored and unmirrored test pairs
-    where the task has them. Regression: ``loss.`` and ``error.``, the relative squared error. Several tasks are
-    several runs of one shape, whose parameters share a leading axis.
+    where the task has them. Regression: ``loss.`` and ``error.``, the relative squared error. Behind them what
+    ``save.also`` of the recipe names. Several tasks are several runs of one shape, whose parameters share a
+    leading axis.
     """
 
-    def __init__(
-        self, tasks: Task | list[Task], model: Model, settings: TrainSettings, device: torch.device
-    ) -> None:
+    def __init__(self, tasks: Task | list[Task], model: Model, recipe: Recipe, device: torch.device) -> None:
         several = tasks if isinstance(tasks, list) else [tasks]
         first = several[0]
-        self.regression, self.squared = first.kind == "regression", settings.loss == "squared"
+        self.regression, self.squared = first.kind == "regression", recipe.train.loss == "squared"
+        self.also = recipe.save.also
         self.model, self.device, self.lead = model, device, isinstance(tasks, list)
-        subsets = [_subsets(task) for task in several]
-        self.names = scalar_names(first)
+        subsets = [evaluated_subsets(task) for task in several]
+        self.names = (*scalar_names(first), *self.also)
         masks = torch.stack([torch.stack([mask.flatten() for mask in of.values()]) for of in subsets])
         self.masks = masks.to(device, torch.float64)  # (runs, subsets, N)
         self.targets = torch.stack([task.targets for task in several]).to(device)  # (runs, N) or (runs, d, d)
@@ -54,7 +55,7 @@ class Evaluator:
     def values(self, params: Params) -> Tensor:
         """(runs, scalars) float64 in the order of :attr:`names`, on the device."""
         if self.regression:
-            return self._regression(params)
+            return torch.cat([self._regression(params), *self._further(params, None)], dim=1)
         assert self._at is not None
         given = params if self.lead else {name: value[0] for name, value in params.items()}
         logits, _ = self._at(given)
@@ -68,7 +69,22 @@ class Evaluator:
             losses, right = answers.loss, answers.correct
         sums = self.masks @ torch.stack([losses.view(runs, -1), right.view(runs, -1)], dim=-1)
         means = sums / self.masks.sum(-1, keepdim=True)  # (runs, subsets, 2)
-        return torch.cat([means[:, :2, 0], means[..., 1]], dim=1)
+        return torch.cat([means[:, :2, 0], means[..., 1], *self._further(params, logits)], dim=1)
+
+    def _further(self, params: Params, logits: Tensor | None) -> list[Tensor]:
+        """(runs, 1) each: what ``save.also`` names, in its order."""
+        found = []
+        for name in self.also:
+            if name == "norm.total":
+                squares = [
+                    params[matrix].double().square().flatten(1).sum(-1) for matrix in self.model.matrices
+                ]
+                found.append(torch.stack(squares).sum(0).sqrt()[:, None])
+            else:
+                assert logits is not None
+                sizes = torch.linalg.vector_norm(logits, dim=-1).double()
+                found.append(sizes.view(len(self.targets), -1).mean(-1, keepdim=True))
+        return found
 
     def _regression(self, params: Params) -> Tensor:
         dtype = next(iter(params.values())).dtype
@@ -76,21 +92,3 @@ class Evaluator:
         error = (outputs - self.targets.to(dtype)).double()
         squared = (self.masks * error.flatten(1)[:, None].square()).sum(-1)
         return torch.cat([0.5 * squared, squared / self.scale], dim=1)
-
-
-def _subsets(task: Task) -> dict[str, Tensor]:
-    """Masks of the samples that accuracies are taken over; train and test come first."""
-    train, mirrored = task.train_mask, task.mirrored()
-    masks = {"train": train, "test": ~train}
-    if task.kind != "regression" and mirrored is not None and mirrored.any():
-        unmirrored = ~(train | mirrored)
-        if unmirrored.any():
-            masks |= {"test_mirrored": mirrored, "test_unmirrored": unmirrored}
-    return masks
-
-
-def scalar_names(task: Task) -> tuple[str, ...]:
-    """Names of the scalars of an evaluation, in their order."""
-    if task.kind == "regression":
-        return ("loss.train", "loss.test", "error.train", "error.test")
-    return ("loss.train", "loss.test", *(f"accuracy.{subset}" for subset in _subsets(task)))

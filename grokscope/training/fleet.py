@@ -71,7 +71,7 @@ def train_fleet(
     results: dict[int, FleetRun] = {}
     for run in runs:
         if is_finished(run.recipe, run.directory):
-            results[run.index] = FleetRun(run.directory, "finished", run.recipe.train.steps)
+            results[run.index] = FleetRun(run.directory, "finished", last_step(run.recipe, run.directory))
     left = [run for run in runs if run.index not in results]
     if left:
         groups = _grouped(_longest_first(left), device, workers)
@@ -86,6 +86,13 @@ def train_fleet(
                     busy = [[run] for run in left if results[run.index].state == "busy"]
                     results |= _train_groups(busy, device, workers, board)
     return [results[run.index] for run in runs]
+
+
+def last_step(recipe: Recipe, directory: Path) -> int:
+    """The step at which a finished run ended; reads ``run.json`` alone."""
+    ended = read_manifest(directory).get("ended")
+    step = ended.get("step") if isinstance(ended, Mapping) else None
+    return step if isinstance(step, int) else recipe.train.steps
 
 
 def is_finished(recipe: Recipe, directory: Path) -> bool:
@@ -254,7 +261,10 @@ class _Watch:
         states = [state for _, state in rows]
         self.progress(
             Progress(
-                sum(step for step, _ in rows), sum(self.steps),
+                # a run that its condition ended has no steps to go
+                sum(all_ if state == "finished" else step
+                    for (step, state), all_ in zip(rows, self.steps, strict=True)),
+                sum(self.steps),
                 states.count("finished"), states.count("failed"), len(rows),
             )
         )  # fmt: skip

@@ -6,14 +6,18 @@ All tensors of a model are views of one vector, so a step is a handful of in-pla
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from grokscope.models import Params
+from grokscope.training.intervene import NormClamp, Span
 from grokscope.training.recipe import TrainSettings
+
+WHOLE = (Span(slice(None)),)
+"""All parameters by one rule."""
 
 
 @dataclass
@@ -66,12 +70,19 @@ class Optimizer:
     """One optimiser with its state; :meth:`update` moves the weights by one step.
 
     AdamW is Loshchilov and Hutter's (arXiv 1711.05101, algorithm 2). The state is a dict of flat vectors,
-    complete together with the step number.
+    complete together with the step number. What belongs to no span of ``spans`` is not trained.
     """
 
-    def __init__(self, settings: TrainSettings, parameters: FlatParameters) -> None:
+    def __init__(
+        self,
+        settings: TrainSettings,
+        parameters: FlatParameters,
+        spans: Sequence[Span] = WHOLE,
+        clamp: NormClamp | None = None,
+    ) -> None:
         self.settings = settings
         self.parameters = parameters
+        self.spans, self.clamp = spans, clamp
         vector = parameters.vector
         names = {"adamw": ("first_moment", "second_moment"), "sgd": ("momentum",), "gd": ()}
         self.state = {name: torch.zeros_like(vector) for name in names[settings.optimizer]}
@@ -79,26 +90,29 @@ class Optimizer:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Apply the gradient of ``parameters`` at ``step``."""
-        settings, weights = self.settings, self.parameters.vector
-        rate = learning_rate(settings, step)
-        shrink = 1 - rate * settings.weight_decay
-        if settings.weight_decay and settings.decay == "before":
-            weights.mul_(shrink)
-        if settings.optimizer == "adamw":
-            self._adam(rate, step + 1)
-        elif settings.optimizer == "sgd":
-            velocity = self.state["momentum"].mul_(settings.momentum).add_(self.parameters.gradient)
-            weights.add_(velocity, alpha=-rate)
-        else:
-            weights.add_(self.parameters.gradient, alpha=-rate)
-        if settings.weight_decay and settings.decay == "after":
-            weights.mul_(shrink)
+        settings = self.settings
+        for span in self.spans:
+            rate = learning_rate(settings, step) * span.lr
+            weights, gradient = self.parameters.vector[span.where], self.parameters.gradient[span.where]
+            shrink = 1 - rate * settings.weight_decay * span.decay
+            if shrink != 1 and settings.decay == "before":
+                weights.mul_(shrink)
+            if settings.optimizer == "adamw":
+                self._adam(span, weights, gradient, rate, step + 1)
+            elif settings.optimizer == "sgd":
+                velocity = self.state["momentum"][span.where].mul_(settings.momentum).add_(gradient)
+                weights.add_(velocity, alpha=-rate)
+            else:
+                weights.add_(gradient, alpha=-rate)
+            if shrink != 1 and settings.decay == "after":
+                weights.mul_(shrink)
+        if self.clamp is not None:
+            self.clamp.apply(self.parameters.vector, step + 1)
 
-    def _adam(self, rate: float, count: int) -> None:
-        gradient = self.parameters.gradient
+    def _adam(self, span: Span, weights: Tensor, gradient: Tensor, rate: float, count: int) -> None:
         beta1, beta2 = self.settings.betas
-        first = self.state["first_moment"].lerp_(gradient, 1 - beta1)
-        second = self.state["second_moment"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        scale = math.sqrt(1 - beta2**count)
-        denominator = second.sqrt().div_(scale).add_(self.settings.eps)
-        self.parameters.vector.addcdiv_(first, denominator, value=-rate / (1 - beta1**count))
+        first = self.state["first_moment"][span.where].lerp_(gradient, 1 - beta1)
+        second = self.state["second_moment"][span.where].mul_(beta2)
+        second.addcmul_(gradient, gradient, value=1 - beta2)
+        denominator = second.sqrt().div_(math.sqrt(1 - beta2**count)).add_(self.settings.eps)
+        weights.addcdiv_(first, denominator, value=-rate / (1 - beta1**count))

@@ -113,7 +113,7 @@ def check_reached(parent: Parent, step: int, doing: str, given: str) -> None:
             f"{origin}, which holds what came before"
         )
     if step > parent.reached:
-        to_go = parent.recipe.train.steps - parent.reached
+        to_go = 0 if "ended" in parent.manifest else parent.recipe.train.steps - parent.reached
         where = f"the last step that it reached, {to_go} before its end" if to_go > 0 else "its last step"
         raise GrokscopeError(
             f"{doing}: {given} asks for step {step}, expected at most {parent.reached}, {where}"

@@ -20,9 +20,10 @@ import numpy as np
 import safetensors.numpy
 import torch
 
-from grokscope.training.evaluation import TIME, Evaluator
+from grokscope.training.evaluation import TIME
 from grokscope.training.machine import process_settings
 from grokscope.training.recipe import Recipe
+from grokscope.training.scalars import scalar_names
 from grokscope.training.trainer import SCALAR_ROWS, Session, choose_device
 from grokscope.trajectory import save_seconds, trajectory_bytes
 
@@ -74,7 +75,7 @@ class Plan:
 
     Attributes:
         at_most: whether saves, evaluations and what follows from them are upper bounds, since a window waits for
-            the onset.
+            the onset or ``train.until`` may end the run.
         weights, scalars, snapshot_bytes: bytes on disk.
     """
 
@@ -202,7 +203,7 @@ def _plan(name: str, recipe: Recipe, speed: Speed) -> Plan:
         saves=saves,
         evaluations=evaluations,
         snapshots=snapshots,
-        at_most=recipe.waits_for_onset(),
+        at_most=recipe.waits_for_onset() or recipe.ends_early(),
         weights=weights,
         scalars=scalars,
         snapshot_bytes=snapshots
@@ -212,8 +213,7 @@ def _plan(name: str, recipe: Recipe, speed: Speed) -> Plan:
 
 
 def _scalars(recipe: Recipe) -> list[str]:
-    task, model = recipe.build()
-    return [*Evaluator(task, model, recipe.train, torch.device("cpu")).names, TIME]
+    return [*scalar_names(recipe.build()[0]), *recipe.save.also, TIME]
 
 
 def _columns(session: Session) -> dict[str, tuple[tuple[int, ...], Any]]:
@@ -225,7 +225,7 @@ def _kind(recipe: Recipe) -> str:
     train = dataclasses.replace(
         recipe.train, steps=1, lr=1.0, weight_decay=1.0, betas=(0.5, 0.5), eps=1.0, warmup=0
     )
-    return repr((recipe.task, recipe.model, train, recipe.save.precision))
+    return repr((recipe.task, recipe.model, train, recipe.save.precision, recipe.intervene))
 
 
 def _repeated(work: Callable[[], object], device: torch.device, times: int = 3) -> Spread:

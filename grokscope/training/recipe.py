@@ -14,6 +14,9 @@ import numpy as np
 from grokscope.errors import GrokscopeError, nearest
 from grokscope.models import MODEL_SETTINGS, Model, ModelSettings, build_model
 from grokscope.tasks import TASK_SETTINGS, Task, TaskSettings, build_task
+from grokscope.training.intervene import InterveneSettings, check_interventions
+from grokscope.training.scalars import scalar_names
+from grokscope.training.until import read_condition
 from grokscope.trajectory import (
     MANIFEST_NAME,
     apply_overrides,
@@ -36,6 +39,9 @@ class TrainSettings:
     linearly. ``batch_size`` 0 is the full batch. ``loss`` is the mean over samples of the cross-entropy or of
     ½‖z − onehot‖² (*squared*); for completion it is ½ Σ (ŷ − y)² over the observed entries. ``threads`` is
     part of the recipe because the order of floating-point sums depends on it.
+
+    ``until`` ends the run before its ``steps`` are over: ``"accuracy.test >= 0.9"`` is a scalar of the run, ``>=``
+    or ``<=``, and a level; the run ends at the evaluation at which that has held ``until_hold`` times in a row.
     """
 
     steps: int = 1000
@@ -51,6 +57,8 @@ class TrainSettings:
     warmup: int = 0
     batch_size: int = 0
     threads: int = 1
+    until: str = ""
+    until_hold: int = 1
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,8 @@ class SaveSettings:
     ``"log:A:B:N"``, or ``"onset:LENGTH:K"``, which opens once the test loss has fallen, after the fit, by the
     share ``onset_fall`` of its largest value (see :mod:`grokscope.training.onset`); B may be ``end``. Weights
     are also evaluated whenever they are saved. ``snapshots`` is the number of steps between optimiser
-    snapshots. ``precision`` is that of the stored weights.
+    snapshots. ``precision`` is that of the stored weights. ``also`` names scalars that are evaluated besides losses
+    and accuracies: ``norm.total``, of the weight matrices, and ``logits.norm``, the mean over all inputs.
     """
 
     schedule: tuple[str, ...] = ("0:end:10",)
@@ -69,6 +78,7 @@ class SaveSettings:
     onset_fall: float = 0.4
     snapshots: int = 500
     precision: Literal["train", "float32", "float64"] = "train"
+    also: tuple[Literal["norm.total", "logits.norm"], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,10 +91,14 @@ class Recipe:
     model: ModelSettings
     train: TrainSettings
     save: SaveSettings = field(default_factory=SaveSettings)
+    intervene: InterveneSettings = field(default_factory=InterveneSettings)
 
     def config(self) -> dict[str, Any]:
-        """Every field under its dotted name, as stored in ``run.json``."""
-        return settings_dict(self)
+        """Every field under its dotted name, as stored in ``run.json``; ``intervene`` where anything is done."""
+        config = settings_dict(self)
+        if self.intervene == InterveneSettings():
+            del config["intervene"]
+        return config
 
     def differences(self, config: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
         """(dotted field, its value here, its value in ``config``) wherever a stored config is another.
@@ -92,7 +106,7 @@ class Recipe:
         A config of an earlier version lacks fields: it was made with what is now their default.
         """
         here, there = dotted(self.config()), dotted(config)
-        defaults = dotted({"train": settings_dict(TrainSettings()), "save": settings_dict(SaveSettings())})
+        defaults = dotted({name: settings_dict(made()) for name, made in _WITH_DEFAULTS.items()})
         values = [(name, here.get(name), there.get(name, defaults.get(name))) for name in {**here, **there}]
         return [(name, mine, stored) for name, mine, stored in values if mine != stored]
 
@@ -100,7 +114,10 @@ class Recipe:
         """The task and the model of this recipe."""
         task = build_task(self.task, self.seed)
         n_inputs = None if task.n_tokens is not None else task.inputs.shape[1]
-        model = build_model(self.model, n_tokens=task.n_tokens, n_inputs=n_inputs, n_classes=task.n_classes)
+        model = build_model(
+            self.model, n_tokens=task.n_tokens, n_inputs=n_inputs, n_classes=task.n_classes,
+            temperature=self.intervene.temperature,
+        )  # fmt: skip
         return task, model
 
     def save_steps(self, onset: int | None = None) -> np.ndarray:
@@ -122,6 +139,10 @@ class Recipe:
         waiting = most_after_onset((*self.save.evaluate, *self.save.schedule), self.train.steps)
         return min(self.train.steps + 1, self.evaluation_steps().size + waiting)
 
+    def ends_early(self) -> bool:
+        """Whether the run may end before its last step."""
+        return bool(self.train.until)
+
     def waits_for_onset(self) -> bool:
         """Whether any window opens only once the test loss falls."""
         return waits_for_onset((*self.save.evaluate, *self.save.schedule))
@@ -129,6 +150,10 @@ class Recipe:
     def snapshot_steps(self) -> np.ndarray:
         """Sorted steps at which the optimiser is snapshotted, the last one among them."""
         return np.union1d(np.arange(0, self.train.steps, self.save.snapshots), [self.train.steps])
+
+
+_WITH_DEFAULTS = {"train": TrainSettings, "save": SaveSettings, "intervene": InterveneSettings}
+"""Tables of a recipe that may be left out."""
 
 
 def dotted(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -193,13 +218,13 @@ def _parsed(text: str, source: str) -> dict[str, Any]:
 
 def recipe_from(table: Mapping[str, Any], where: str) -> Recipe:
     """The recipe that a mapping of dotted fields describes; every key must be known."""
-    known = ("name", "seed", "task", "model", "train", "save")
+    known = ("name", "seed", "task", "model", *_WITH_DEFAULTS)
     for key in table:
         if key not in known:
             raise GrokscopeError(
                 f"reading {where}: unknown key {key!r}, expected one of {', '.join(known)}{nearest(key, known)}"
             )
-    for key in ("task", "model", "train", "save"):
+    for key in ("task", "model", *_WITH_DEFAULTS):
         if not isinstance(table.get(key, {}), Mapping):
             raise GrokscopeError(f"reading {where}: {key} is {table[key]!r}, expected a table")
     task_class = choose(TASK_SETTINGS, table.get("task", {}).get("name"), "task.name", where)
@@ -216,6 +241,7 @@ def recipe_from(table: Mapping[str, Any], where: str) -> Recipe:
         model=read_settings(model_class, table.get("model", {}), f"{where}: model"),
         train=read_settings(TrainSettings, table.get("train", {}), f"{where}: train"),
         save=read_settings(SaveSettings, table.get("save", {}), f"{where}: save"),
+        intervene=read_settings(InterveneSettings, table.get("intervene", {}), f"{where}: intervene"),
     )
     _check(recipe, where)
     return recipe
@@ -233,6 +259,7 @@ def _check(recipe: Recipe, where: str) -> None:
         ("train.momentum", train.momentum, 0 <= train.momentum < 1, "in [0, 1)"),
         ("train.warmup", train.warmup, train.warmup >= 0, "at least 0"),
         ("train.batch_size", train.batch_size, train.batch_size >= 0, "at least 0"),
+        ("train.until_hold", train.until_hold, train.until_hold >= 1, "at least 1"),
         ("train.threads", train.threads, 1 <= train.threads <= 1024, "between 1 and 1024"),
         ("save.onset_fall", save.onset_fall, 0 < save.onset_fall < 1, "between 0 and 1"),
         ("save.snapshots", save.snapshots, save.snapshots >= 1, "at least 1"),
@@ -260,4 +287,11 @@ def _check(recipe: Recipe, where: str) -> None:
             "expected 0: single entries are observed, so there is no batch of samples"
         )
     recipe.evaluation_steps()
-    recipe.build()
+    task, model = recipe.build()
+    if save.also and task.kind == "regression" and "logits.norm" in save.also:
+        raise GrokscopeError(
+            f"reading {where}: save.also has 'logits.norm', and the outputs of a regression are no logits, expected "
+            "norm.total or nothing"
+        )
+    read_condition(train.until, [*scalar_names(task), *save.also], f"reading {where}: train.until")
+    check_interventions(recipe.intervene, model, where)

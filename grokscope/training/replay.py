@@ -117,6 +117,6 @@ def replay_run(parent: Parent, stretch: Stretch, directory: Path, *, report: Rep
 def _recipe(parent: Parent, stretch: Stretch) -> Recipe:
     """The same training, which ends with the stretch and saves it."""
     windows = (stretch.window,)
-    train = dataclasses.replace(parent.recipe.train, steps=stretch.last)
+    train = dataclasses.replace(parent.recipe.train, steps=stretch.last, until="")
     save = dataclasses.replace(parent.recipe.save, schedule=windows, evaluate=windows)
     return dataclasses.replace(parent.recipe, train=train, save=save)

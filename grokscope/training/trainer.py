@@ -17,15 +17,18 @@ import torch
 from grokscope.errors import GrokscopeError
 from grokscope.models import Params
 from grokscope.tasks import pack_mask, random_stream
-from grokscope.training.evaluation import TIME, Evaluator, scalar_names
+from grokscope.training.evaluation import TIME, Evaluator
 from grokscope.training.gradient import TrainingGradient
 from grokscope.training.interrupts import deferred_interrupt
+from grokscope.training.intervene import NormClamp, parameter_spans
 from grokscope.training.machine import process_settings
 from grokscope.training.onset import OnsetWatch
 from grokscope.training.optimizers import FlatParameters, Optimizer, learning_rate
 from grokscope.training.origins import first_step, recorded_precision
 from grokscope.training.provenance import now, provenance
 from grokscope.training.recipe import Recipe
+from grokscope.training.scalars import scalar_names
+from grokscope.training.until import UntilWatch, read_condition
 from grokscope.trajectory import (
     MANIFEST_NAME,
     TrajectoryWriter,
@@ -121,11 +124,18 @@ class Session:
         dtype = torch.float32 if recipe.train.dtype == "float32" else torch.float64
         initial = self.model.init(random_stream(recipe.seed, "initial weights"), dtype)
         self.flat = FlatParameters.of(initial, device)
-        self.optimizer = Optimizer(recipe.train, self.flat)
+        clamp = recipe.intervene.clamp
+        self.optimizer = Optimizer(
+            recipe.train, self.flat, parameter_spans(recipe.intervene, self.model),
+            None if clamp is None else NormClamp([clamp], self.model, self.flat.vector),
+        )  # fmt: skip
         self.evaluate = lambda: self.evaluator(self._detached())
         self.company: dict[str, int] = {}
         self.sum_lr = 0.0
         self.onset = OnsetWatch(self.task, recipe.save.onset_fall)
+        names = [*scalar_names(self.task), *recipe.save.also]
+        condition = read_condition(recipe.train.until, names, f"training {directory.name}: train.until")
+        self.until = UntilWatch(condition, recipe.train.until_hold)
         self.first = 0
         stored = recipe.save.precision
         self.stored_dtype = {"float32": np.float32, "float64": np.float64}[
@@ -135,7 +145,7 @@ class Session:
     @cached_property
     def evaluator(self) -> Evaluator:
         """Of the scalars, on the device."""
-        return Evaluator(self.task, self.model, self.recipe.train, self.device)
+        return Evaluator(self.task, self.model, self.recipe, self.device)
 
     @cached_property
     def gradient(self) -> TrainingGradient:
@@ -171,15 +181,16 @@ class Session:
         leaves the run as a kill would.
         """
         began = time.perf_counter()
-        path, last = self.directory / "trajectory.h5", self.recipe.train.steps
+        path = self.directory / "trajectory.h5"
         columns = {name: (shape, self.stored_dtype) for name, shape in self.model.shapes.items()}
-        scalars = [*scalar_names(self.task), TIME]
+        scalars = [*scalar_names(self.task), *self.recipe.save.also, TIME]
         room = {
             "expected_saves": self.recipe.most_saves() + 1,
             "expected_scalars": self.recipe.most_evaluations() + 1,
         }
         if path.exists():
             manifest = self._matching_manifest()
+            last = self._said_end(manifest)
             writer = TrajectoryWriter.resume(path, columns, scalars, **room)
             stored = (
                 len(writer.stored_steps) and writer.stored_steps[-1] == last and writer.resume_bound == last
@@ -203,7 +214,9 @@ class Session:
         except BaseException:
             writer.abandon()
             raise
-        finished = reached == last
+        finished = reached in (self.recipe.train.steps, self.until.step)
+        if finished and reached == self.until.step:
+            manifest["ended"] = {"step": reached, "until": self.recipe.train.until}
         if self.recipe.waits_for_onset():
             manifest["onset"] = self.onset.as_json()
         if finished:
@@ -214,6 +227,12 @@ class Session:
         if finished or "onset" in manifest:
             write_manifest(self.directory, manifest)
         return Outcome(self.directory, reached, finished, time.perf_counter() - began)
+
+    def _said_end(self, manifest: Mapping[str, Any]) -> int:
+        """The last step as far as ``run.json`` tells: where ``train.until`` ended the run, or the recipe's."""
+        ended = manifest.get("ended")
+        step = ended.get("step") if isinstance(ended, Mapping) else None
+        return step if isinstance(step, int) else self.recipe.train.steps
 
     def _all_said(self, manifest: Mapping[str, Any]) -> bool:
         """Whether ``run.json`` has what is written there at the end."""
@@ -288,6 +307,7 @@ class Session:
                 raise ValueError(f"{name} has shape {arrays[name].shape}")
         sum_lr = float(metadata["sum_lr"])
         self.onset.restore(metadata)
+        self.until.restore(metadata)
         self.sum_lr = sum_lr
         for name, vector in vectors.items():
             vector.copy_(torch.from_numpy(arrays[name]))
@@ -296,7 +316,7 @@ class Session:
         """Everything that what follows depends on, besides the recipe and the step, as a snapshot holds it."""
         vectors = {"weights": self.flat.vector, **self.optimizer.state}
         arrays = {name: vector.cpu().numpy() for name, vector in vectors.items()}
-        return arrays, {"sum_lr": repr(self.sum_lr), **self.onset.state()}
+        return arrays, {"sum_lr": repr(self.sum_lr), **self.onset.state(), **self.until.state()}
 
     def recompute(self, start: int, stop: int) -> int:
         """Move from ``start`` to ``stop``, writing nothing, and return the step reached (interrupted: less).
@@ -329,11 +349,12 @@ class Session:
                 writer.scalar(step, {**scalars, TIME: self.sum_lr})
                 if self._seen(step, scalars):
                     saves, evaluations, stops = self._saves(), self._evaluations(), self.stops()
-            if step in saves:
+                self.until.observe(step, scalars)
+            if step in saves or step == self.until.step:
                 writer.save(step, self.weights())
             if self.witness is not None:
                 self.witness.check(self, step)
-            if step == last or self.interrupted():
+            if step in (last, self.until.step) or self.interrupted():
                 return step
             stop = step + 1 if self.witness is not None else stops[bisect_right(stops, step)]
             reached = yield step, stop

@@ -37,6 +37,14 @@ OPTIMISERS = {
     "gd, decay after": ["train.decay=after"],
     "sgd": ["train.optimizer=sgd", "train.momentum=0.6", "train.lr=0.01"],
     "adamw": ["train.optimizer=adamw", "train.lr=0.01", "train.betas=[0.8,0.99]"],
+    "clamp": ["intervene.clamp={norm = 1.5, rho = 0.9, start = 20}"],
+    "factors": [
+        "intervene.lr={'layer.1' = 0.5}",
+        "intervene.decay={'layer.2' = 3.0}",
+        "intervene.frozen=['layer.3']",
+    ],
+    "adamw, factors": ["train.optimizer=adamw", "train.lr=0.01", "intervene.lr={'layer.1' = 0.5}"],
+    "also and until": ["save.also=['norm.total']", "train.until=error.train <= 0.02"],
     "float32": ["train.optimizer=adamw", "train.lr=0.01", "train.dtype=float32"],
 }
 
@@ -51,7 +59,8 @@ def test_a_run_in_a_batch_holds_the_bytes_of_the_run_alone(tmp_path, name, d):
     recipes = fleet(*OPTIMISERS[name], d=d)
     directories = [tmp_path / str(index) for index in range(len(recipes))]
     ended = train_batch(recipes, directories, device="cpu")
-    assert all(isinstance(one, Outcome) and one.finished and one.step == 60 for one in ended)
+    last = 60 if "until" not in name else None
+    assert all(isinstance(one, Outcome) and one.finished and one.step == (last or one.step) for one in ended)
     contents = set()
     for index, recipe in enumerate(recipes):
         train(recipe, tmp_path / "alone" / str(index), device="cpu")

@@ -91,6 +91,6 @@ def test_operations_without_a_mirror_have_no_mirrored_accuracy(tiny):
     for override, mirrored in (("task.op=sub", False), ("task.op=mul", True)):
         recipe = tiny(override)
         task, model = recipe.build()
-        names = Evaluator(task, model, recipe.train, torch.device("cpu")).names
+        names = Evaluator(task, model, recipe, torch.device("cpu")).names
         assert ("accuracy.test_mirrored" in names) is mirrored
         assert ("accuracy.test_unmirrored" in names) is mirrored

@@ -66,9 +66,7 @@ def test_the_gradient_is_that_of_the_objective(name):
     found = TrainingGradient(task, model, recipe.train, CPU, torch.float64)(params)
     leaves = {key: value.clone().requires_grad_() for key, value in params.items()}
     loss = objective(task, model, recipe.train, leaves)
-    assert loss.item() == pytest.approx(
-        Evaluator(task, model, recipe.train, CPU)(params)["loss.train"], rel=1e-13
-    )
+    assert loss.item() == pytest.approx(Evaluator(task, model, recipe, CPU)(params)["loss.train"], rel=1e-13)
     expected = torch.autograd.grad(loss, list(leaves.values()))
     for key, gradient in zip(leaves, expected, strict=True):
         scale = gradient.abs().max()
