@@ -14,7 +14,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -126,22 +126,33 @@ def _in_processes(
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
     left = dict(enumerate(units))
-    reason = ""
-    for _ in range(ATTEMPTS):
+
+    def attempt(indices: Sequence[int]) -> Generator[tuple[int, R], None, str]:
+        """Results as they come; why it ended before all were there, if it did."""
         with parallel_config(backend="loky", inner_max_num_threads=1):
             parallel = _parallel(
-                n_jobs=max(2, min(jobs, len(left))), initializer=settle_worker, initargs=_process()
+                n_jobs=max(2, min(jobs, len(indices))), initializer=settle_worker, initargs=_process()
             )
             try:
-                for index, result in parallel(delayed(_numbered)(function, i, u) for i, u in left.items()):
+                for index, result in parallel(delayed(_numbered)(function, i, left[i]) for i in indices):
                     del left[index]
                     yield index, result
             except TerminatedWorkerError as error:
-                reason = " ".join(str(error).split())
-        if not left:
-            return
-    for index in left:
-        yield index, Lost(f"its process died, {ATTEMPTS} times over: {reason}")
+                return " ".join(str(error).split())
+        return ""
+
+    while left:
+        for _ in range(ATTEMPTS - 1):
+            yield from attempt(list(left))
+            if not left:
+                return
+        # a process that dies takes down what its neighbours are at: which unit kills it shows when it is alone
+        for index in list(left):
+            reason = yield from attempt([index])
+            if reason:
+                del left[index]
+                yield index, Lost(f"its process died, {ATTEMPTS} times over: {reason}")
+                break
 
 
 def _parallel(**settings: Any) -> Callable[[Iterator[Any]], Iterator[Any]]:

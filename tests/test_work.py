@@ -112,8 +112,8 @@ def test_a_process_that_is_killed_loses_nothing(tmp_path):
 def test_a_unit_that_kills_its_process_every_time_is_given_up():
     def work_or_die(unit: int) -> int:
         if unit == 0:
-            time.sleep(0.3)  # the others are done by then
             os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(0.2)  # still at it when its neighbour dies
         return unit
 
     results = dict(each(work_or_die, range(4), TWO))

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+LEVELS = (0.05, 0.5, 0.95)
+"""Quantiles of the draws of which a band is made."""
+
 
 @dataclass(frozen=True, eq=False)
 class NullBand:
@@ -56,8 +59,7 @@ def null_band(
             for shape, deviation in zip(shapes, deviations, strict=True)
         ]
         draws.append(torch.as_tensor(quantity(*matrices)).to(torch.float64))
-    levels = torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64)
-    low, median, high = torch.quantile(torch.stack(draws), levels, dim=0)
+    low, median, high = quantiles_of(torch.stack(draws))
     return NullBand(low, median, high)
 
 
@@ -66,3 +68,37 @@ def random_matrix_null(
 ) -> NullBand:
     """`null_band` of a measure of one matrix."""
     return null_band(quantity, [shape], samples=samples, seed=seed)
+
+
+def quantiles_of(draws: Tensor) -> Tensor:
+    """(3, …): the quantiles ``LEVELS`` of draws (S, …), each entry by itself; float64."""
+    values = draws.to(torch.float64)
+    return torch.quantile(values, torch.tensor(LEVELS, dtype=torch.float64), dim=0)
+
+
+def factor_norms(factors: Sequence[Tensor]) -> Tensor:
+    """Product of the Frobenius norms of matrices (…, m, n): (…), float64.
+
+    What is of degree p in a product of these factors is of degree p in this number.
+    """
+    norms = [torch.linalg.matrix_norm(factor.to(torch.float64)) for factor in factors]
+    return torch.stack(norms).prod(0)
+
+
+def band_at_norms(draws: Tensor, degree: float, size: Tensor) -> Tensor:
+    """The band of a measure of a product at the norms of each save, of draws at unit norms.
+
+    A measure of degree p in a product is scaled by c₁^p … c_q^p when the factors are scaled by c₁, …, c_q, and so
+    is each of its quantiles: random weights need no drawing again for the norms of every save.
+
+    Args:
+        draws: (S,) of products whose factors have Frobenius norm 1.
+        degree: p, e.g. 1 for a norm and 1/2 for Σσ^{1/2}.
+        size: (T,) products of the norms of the factors.
+
+    Returns:
+        (T, 3), quantiles last; NaN where ``size`` is not finite.
+    """
+    scale = size.to(torch.float64).pow(degree)
+    band = scale[:, None] * quantiles_of(draws)
+    return torch.where(band.isfinite(), band, torch.nan)

@@ -33,6 +33,7 @@ NEUTRAL, BAND = "#6b7280", "#9ca3af"
 CYCLE = ("#1f6fb4", "#d1495b", "#2f8f5b", "#7a2e8e", "#e8a33d", "#0f8b8d", "#8d5a2b", "#6b7280")
 EVENT_COLOURS = {"fit": TRAIN, "grok": TEST}
 MAX_POINTS = 300
+_CHANCE_POINTS = 60
 
 TIME, EVENT, CHANCE, SERIES = "time", "event", "chance", "series:"
 """What the artists of a figure are called, so that a page can tell a time axis, the marks of events, the band of
@@ -187,7 +188,22 @@ def curve(
 
 def band(axes: Axes, low: float, high: float, label: str = "chance") -> None:
     """Shade the values that chance gives, from ``low`` to ``high``, behind every curve."""
-    axes.axhspan(low, high, color=BAND, alpha=0.3, linewidth=0, zorder=0, label=label, gid=CHANCE)
+    # with an edge, so that a band narrower than a pixel is seen
+    axes.axhspan(low, high, color=BAND, alpha=0.3, linewidth=0.6, zorder=0, label=label, gid=CHANCE)
+
+
+def chance_lines(axes: Axes, steps: Any, levels: Any, label: str = "", colour: str = BAND) -> None:
+    """The ends of a band that moves: thin dotted lines at ``levels`` (T, 3), quantiles last, at most 60 points each.
+
+    For chance that depends on the save, such as random weights of its norms.
+    """
+    over, ends = np.asarray(steps), np.asarray(levels, dtype=float)[:, [0, -1]]
+    keep = np.unique(np.linspace(0, len(over) - 1, min(len(over), _CHANCE_POINTS)).round().astype(int))
+    for column in range(2):
+        axes.plot(
+            over[keep], ends[keep, column], color=colour, linewidth=0.9, linestyle=":", zorder=1, gid=CHANCE,
+            label=label if column == 0 else "",
+        )  # fmt: skip
 
 
 def legend(axes: Axes, **options: Any) -> None:

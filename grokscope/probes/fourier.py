@@ -38,6 +38,7 @@ from grokscope.probes.stepwise import (
 from grokscope.runs import Model, Params, Run
 
 OF_A_MAP = ("fraction", "gini", "gini_norm", "participation")
+BY_EMBEDDING = "key_frequencies.by_embedding"
 CONSTANT = "the map does not vary along its residues (or is not finite) at any save"
 
 
@@ -98,6 +99,12 @@ def fourier(run: Run, record: Record, *, share: float = 0.95, null_samples: int 
         _record_map(record, name, maps[name], series[name])
         _record_null(record, name, values)
     keys = _by_embedding(record, run.model, token, series, share)
+    if keys is not None and isinstance(token, CyclicAxis):
+        if record.get(f"fourier.{BY_EMBEDDING}") is not None:
+            by_chance = _keys_of(token, _of_each(maps, chance), share)
+            record_null(record, f"fourier.{BY_EMBEDDING}", by_chance.sum(-1))
+        else:
+            record.skip(f"fourier.{BY_EMBEDDING}.null", CONSTANT)
     shares = None
     if neurons is not None and isinstance(token, CyclicAxis):
         shares = record_neurons(run, record, token, answer, found)
@@ -194,6 +201,8 @@ def _record_map(record: Record, name: str, found: _MapOnAxis, series: dict[str, 
 
 def _record_null(record: Record, name: str, chance: dict[str, Tensor]) -> None:
     """Chance bands of what was recorded of one map."""
+    if record.get(f"fourier.{name}.fraction") is not None:
+        record_null(record, f"fourier.{name}.fraction", chance["fraction"].amax(-1))
     for quantity, draws in {**chance, **_concentration(chance["fraction"])}.items():
         if quantity in WITH_NULL and record.get(f"fourier.{name}.{quantity}") is not None:
             record_null(record, f"fourier.{name}.{quantity}", draws)
@@ -207,23 +216,35 @@ def _by_embedding(
     share: float,
 ) -> Tensor | None:
     """Record and return (T, F) the key set by embedding, over all embeddings together."""
-    name = "fourier.key_frequencies.by_embedding"
+    name = f"fourier.{BY_EMBEDDING}"
     if isinstance(token, Absent) or token.overlapping:
-        record.skip(name, token.reason if isinstance(token, Absent) else OVERLAP)
+        _skip_both(record, name, token.reason if isinstance(token, Absent) else OVERLAP)
         return None
-    tables = [parts for parts in series.values() if "power" in parts]
-    if not tables:
-        record.skip(name, f"a {model.family} model has no embedding")
+    if not any("power" in parts for parts in series.values()):
+        _skip_both(record, name, f"a {model.family} model has no embedding")
         return None
-    # a table that does not vary adds no power, whatever its undefined shares
-    parts = [(t["fraction"] * t["power"][:, None]).nan_to_num(0.0) for t in tables]
-    power = torch.stack(parts).sum(0)
-    keys = rowwise(lambda f: measures.key_frequencies_by_embedding(f, share), (token.n // 2,), power)
+    keys = _keys_of(token, series, share)
     if bool(keys.isfinite().all()):
         record.add(name, keys.bool(), ("step", token.dim))
     else:
         record_series(record, name, keys, CONSTANT, ("step", token.dim))
     return keys
+
+
+def _skip_both(record: Record, name: str, reason: str) -> None:
+    """A quantity and its chance band."""
+    record.skip(name, reason)
+    record.skip(f"{name}.null", reason)
+
+
+def _keys_of(token: CyclicAxis, series: dict[str, dict[str, Tensor]], share: float) -> Tensor:
+    """(T, F): the key set of all embeddings together, NaN where none has power."""
+    # a table that does not vary adds no power, whatever its undefined shares
+    parts = [
+        (of["fraction"] * of["power"][:, None]).nan_to_num(0.0) for of in series.values() if "power" in of
+    ]
+    power = torch.stack(parts).sum(0)
+    return rowwise(lambda f: measures.key_frequencies_by_embedding(f, share), (token.n // 2,), power)
 
 
 def _compare(run: Run, record: Record, shares: Tensor, keys: Tensor, share: float) -> None:
@@ -260,7 +281,7 @@ def _listed(frequencies: list[int]) -> str:
 fourier.figure(
     "Embedding spectrum over training",
     "Left: share of the embedding's power in each frequency at each save. Right: the frequencies that lead "
-    "at the last save.",
+    "at the last save. Grey: the largest share on Gaussian weights of the same shapes.",
     needs=("fourier.embedding.fraction",),
     size=(9.0, 3.6),
 )(drawing.draw_shared_spectrum)
@@ -280,14 +301,16 @@ fourier.figure(
 fourier.figure(
     "What neurons compute with",
     "Left: mean share of a neuron's variance in its own frequency, inverse participation of its input "
-    "weights, and circularity of the embedding. Right: share of the neurons at each leading frequency.",
+    "weights, and circularity of the embedding. Right: share of the neurons at each leading frequency. Grey: the "
+    "same, and the largest share, on Gaussian weights of the same shapes.",
     needs=("fourier.key_frequencies.by_neuron",),
     size=(9.0, 3.6),
 )(drawing.draw_neurons)
 fourier.figure(
     "Phases of neurons",
-    "Mean cosine and resultant of the misfit between input and output phases; the dashed line is the "
-    "resultant that random phases give. Aligned phases alone are no evidence of generalisation.",
+    "Mean cosine and resultant of the misfit between input and output phases; the dashed line is the mean "
+    "resultant of as many random phases, grey the mean cosine on Gaussian weights. Aligned phases alone are no "
+    "evidence of generalisation.",
     needs=("fourier.phase_resultant",),
 )(drawing.draw_phases)
 

@@ -63,13 +63,12 @@ def draw_neurons(record: Record, figure: Figure) -> None:
     curve(left, record, "fourier.neuron_explained", "variance explained", CYCLE[0])
     curve(left, record, "fourier.ipr", "inverse participation", CYCLE[3])
     curve(left, record, "fourier.embedding.circularity", "circularity", CYCLE[2])
-    for name, label in (
-        ("neuron_explained", "explained, random weights"),
-        ("ipr", "participation, random weights"),
-    ):
-        null = record.get(f"fourier.{name}.null")
-        if null is not None:
-            band(left, float(null[0]), float(null[-1]), label)
+    nulls = [
+        record.get(f"fourier.{name}.null") for name in ("neuron_explained", "ipr", "embedding.circularity")
+    ]
+    found = [null for null in nulls if null is not None]
+    for place, null in enumerate(found, start=1):
+        band(left, float(null[0]), float(null[-1]), "random weights" if place == len(found) else "")
     left.set_ylim(-0.02, 1.02)
     left.set_ylabel("share")
     left.legend(loc="best")
@@ -83,6 +82,9 @@ def draw_phases(record: Record, figure: Figure) -> None:
     curve(axes, record, "fourier.phase_resultant", "resultant", CYCLE[1])
     curve(axes, record, "fourier.phase_chance", "resultant by chance", BAND, linestyle="--")
     axes.axhline(0, color=BAND, linewidth=0.6)
+    null = record.get("fourier.phase_cosine.null")
+    if null is not None:
+        band(axes, float(null[0]), float(null[-1]), "mean cos θ, random weights")
     axes.set_ylabel("phase agreement")
     axes.set_ylim(top=1.03)
     axes.legend(loc="best")
@@ -135,6 +137,9 @@ def _leading_lines(axes: Axes, record: Record, name: str, label: str) -> None:
         if last[position] > 0:
             shares = values[keep, position]
             axes.plot(record.steps[keep], shares, color=colour, label=f"k = {frequencies[position]}")
+    null = record.get(f"{name}.null")
+    if null is not None:
+        band(axes, float(null[0]), float(null[-1]), "largest, random weights")
     axes.set_ylabel(label)
     axes.set_ylim(bottom=0)
     axes.legend(loc="best", ncols=2 if len(axes.lines) > 4 else 1)

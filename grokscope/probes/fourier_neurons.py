@@ -53,7 +53,7 @@ def neuron_reader(
     lacking = run.lacks("function")
     absent = lacking.reason if lacking else why_no_neurons(model, token)
     if absent or isinstance(token, Absent):
-        for quantity in (*NEURON_MEASURES, *(f"{name}.null" for name in NEURONS_WITH_NULL)):
+        for quantity in (*NEURON_MEASURES, *(f"{name}.null" for name in (*NEURONS_WITH_NULL, SHARES))):
             record.skip(f"fourier.{quantity}", absent)
         return None
     sign, _ = sign_of_phases(run.task, token, answer, model)
@@ -108,18 +108,22 @@ def record_neurons(
 def record_neurons_by_chance(
     run: Run, record: Record, read: Callable[[Params], Values], samples: int
 ) -> None:
-    """Record chance bands of ``NEURONS_WITH_NULL`` from ``samples`` random weight sets of the model's shapes."""
+    """Record chance bands of ``NEURONS_WITH_NULL`` and of the largest share of a frequency.
+
+    Of ``samples`` random weight sets of the model's shapes.
+    """
 
     def compute() -> Values:
         whole = by_save(read)
         drawn = [whole(params) for params in random_params(run.model, samples)]
-        return {key: torch.cat([part[key] for part in drawn]) for key in NEURONS_WITH_NULL}
+        return {key: torch.cat([part[key] for part in drawn]) for key in (*NEURONS_WITH_NULL, SHARES)}
 
     chance = once(run, "fourier.neurons.null", compute, options={"samples": samples})
-    for quantity in NEURONS_WITH_NULL:
+    for quantity in (*NEURONS_WITH_NULL, SHARES):
         name = f"fourier.{quantity}"
         if record.get(name) is not None:
-            record_null(record, name, chance[quantity])
+            draws = chance[quantity].amax(-1) if quantity == SHARES else chance[quantity]
+            record_null(record, name, draws)
         else:
             record.skip(f"{name}.null", record.absent.get(name, SILENT))
 

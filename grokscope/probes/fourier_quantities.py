@@ -8,7 +8,10 @@ NANDA, CLOCK_PIZZA, GROMOV = "arXiv 2301.05217", "arXiv 2306.17844", "arXiv 2301
 DELAY_LAW = "arXiv 2606.13753"
 
 WITH_NULL = ("gini", "gini_norm", "participation", "circularity")
-NEURONS_WITH_NULL = ("neuron_explained", "ipr")
+NEURONS_WITH_NULL = ("neuron_explained", "ipr", "ipr_complex", "phase_cosine", "phase_resultant")
+
+# LaTeX of the weights of a chance band
+_GAUSSIAN = r"W_{ij}\sim N\left(0,\frac{1}{n_{\text{in}}}\right)"
 
 # LaTeX of a neuron's energy at a frequency, over the pairs of the two functions of it and the constant
 _BLOCK_ENERGY = (
@@ -64,7 +67,7 @@ QUANTITIES = (
             f"fourier.{quantity}.null",
             "1",
             f"5, 50 and 95 % quantiles of {quantity} over Gaussian weights of the same shapes.",
-            formula=r"W_{ij}\sim N\left(0,\frac{1}{n_{\text{in}}}\right)",
+            formula=_GAUSSIAN,
         )
         for quantity in NEURONS_WITH_NULL
     ],
@@ -73,10 +76,29 @@ QUANTITIES = (
             f"fourier.<map>.{quantity}.null",
             "1",
             f"5, 50 and 95 % quantiles of {quantity} over Gaussian weights of the same shapes.",
-            formula=r"W_{ij}\sim N\left(0,\frac{1}{n_{\text{in}}}\right)",
+            formula=_GAUSSIAN,
         )
         for quantity in WITH_NULL
     ],
+    Quantity(
+        "fourier.<map>.fraction.null",
+        "1",
+        "5, 50 and 95 % quantiles of the largest share of a frequency over Gaussian weights of the same shapes.",
+        formula=_GAUSSIAN,
+    ),
+    Quantity(
+        "fourier.key_frequencies.by_neuron.null",
+        "1",
+        "5, 50 and 95 % quantiles of the share of neurons at the commonest frequency over Gaussian weights of the "
+        "same shapes.",
+        formula=_GAUSSIAN,
+    ),
+    Quantity(
+        "fourier.key_frequencies.by_embedding.null",
+        "frequency",
+        "5, 50 and 95 % quantiles of the number of frequencies in the set over Gaussian weights of the same shapes.",
+        formula=_GAUSSIAN,
+    ),
     Quantity(
         "fourier.ipr",
         "1",
@@ -135,7 +157,8 @@ QUANTITIES = (
     Quantity(
         "fourier.phase_angle",
         "rad",
-        "Argument of the mean e^{iθ}; 0 where phases fit the task.",
+        "Argument of the mean e^{iθ}; 0 where phases fit the task. It has no chance band: random phases give any "
+        "angle.",
         formula=r"\operatorname{arg}\,\sum_h w_h e^{\text{i}\theta_h}",
     ),
     Quantity(

@@ -86,8 +86,8 @@ class TrainingPass:
                 self._put_bits(bits, block.rows, layer, pre)
         return bits
 
-    def __call__(self, params: Params, *, brief: bool = False) -> Passed:
-        """The whole pass; ``brief`` leaves out the distances. Raises as :meth:`gates`."""
+    def __call__(self, params: Params) -> Passed:
+        """The whole pass. Raises as :meth:`gates`."""
         form, model = self._form(params), self.model
         bits, first = self._no_bits(), model.first_layer(params, form, self.inputs)
         norms = [torch.linalg.vector_norm(weight, dim=0) for weight in form.weights]
@@ -100,10 +100,9 @@ class TrainingPass:
                 if layer:
                     pre = _affine(below, form.weights[layer], form.biases[layer])
                 self._put_bits(bits, block.rows, layer, pre)
-                if not brief:
-                    found = relative_distances(pre, below, norms[layer], form.biases[layer]).flatten().numpy()
-                    self._distances[kept : kept + found.size] = found
-                    kept, total = kept + found.size, total + pre.numel()
+                found = relative_distances(pre, below, norms[layer], form.biases[layer]).flatten().numpy()
+                self._distances[kept : kept + found.size] = found
+                kept, total = kept + found.size, total + pre.numel()
                 below = torch.relu_(pre) if form.activation == "relu" else form.activate(pre)
             answer = _affine(below, form.head, form.head_bias)
             if form.direct is not None:

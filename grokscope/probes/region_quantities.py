@@ -7,17 +7,27 @@ from grokscope.probes.record import Quantity
 TC, LC = "arXiv 2606.05863", "arXiv 2402.15555"
 SAMPLED = "on a fixed, recorded sample of training samples"
 WITH_CHANCE = (
+    "regions.class_separation",
     "regions.class_separation.normalised",
+    "regions.class_separation.logits",
     "regions.class_separation.logits.normalised",
     "regions.simplex_gap",
     "regions.stable_rank_mean",
     "regions.rule_gap",
+    "regions.count",
+    "regions.active_fraction",
+    "regions.dead_neurons",
+    "regions.gate_margin",
+    "regions.local_complexity",
 )
 
-_NULLS = {
-    f"{name}.null": "5, 50 and 95 % quantiles of the same on random weights of the same shapes."
-    for name in WITH_CHANCE
+_SAME = "5, 50 and 95 % quantiles of the same on weights drawn as the model's initial ones are"
+_NULLS = {f"{name}.null": f"{_SAME}." for name in WITH_CHANCE} | {
+    "regions.gate_margin.null": f"{_SAME}, for each quantile of the margin.",
+    "regions.local_complexity.null": f"{_SAME}, with the same radius: it holds for combined inputs of the initial "
+    "scale, and weights that grow leave it by their size alone.",
 }
+_UNITS = {"regions.count": "pattern", "regions.dead_neurons": "neuron", "regions.local_complexity": "gate"}
 _SEPARATION = (
     "Scatter within classes over scatter between them, Σ‖z_a − μ_y‖² / Σ_{c≠c'} ‖μ_c − μ_c'‖² over ordered "
     "pairs of classes, of "
@@ -33,7 +43,7 @@ QUANTITIES = (
         "1",
         f"The larger of its two parts, {SAMPLED}: how far the map A_i x + b_i made from weights and gates is "
         "from the network itself, its values relative to max |f| and its Jacobian relative to max |A|. "
-        "Rounding level means that the reduction is right.",
+        "Rounding level means that the reduction is right, for any weights: there is no chance band.",
         TC,
         formula=r"\max\left(r_{\text{forward}},\,r_{\text{jacobian}}\right)",
     ),
@@ -64,7 +74,8 @@ QUANTITIES = (
     Quantity(
         "regions.flipped",
         "1",
-        "Share of (training sample, gate) entries changed since the previous save.",
+        "Share of (training sample, gate) entries changed since the previous save. It has no chance band: what a "
+        "random move of the weights flips depends on the length of the move.",
         TC,
         formula=r"\operatorname*{mean}_{i,j}\left|D_{ij}(t)-D_{ij}(t')\right|"
         r",\quad t'\text{ the save before }t",
@@ -72,7 +83,8 @@ QUANTITIES = (
     Quantity(
         "regions.frozen_samples",
         "1",
-        "Share of training samples whose whole gate pattern is that of the previous save.",
+        "Share of training samples whose whole gate pattern is that of the previous save. No chance band, as for "
+        "the flipped gates.",
         TC,
         formula=r"\frac{1}{N}\left|\left\{i:D_i(t)=D_i(t')\right\}\right|"
         r",\quad t'\text{ the save before }t",
@@ -167,5 +179,8 @@ QUANTITIES = (
         formula=r"\operatorname*{mean}_i\,\sum_j\left(\max_{x\in V_i}D_j(x)-\min_{x\in V_i}D_j(x)\right) \\ "
         r"V_i=\left\{x_i\pm r\,v_k:k=1,\ldots,P\right\}",
     ),
-    *[Quantity(name, "1", meaning) for name, meaning in _NULLS.items()],
+    *[
+        Quantity(name, _UNITS.get(name.removesuffix(".null"), "1"), meaning)
+        for name, meaning in _NULLS.items()
+    ],
 )

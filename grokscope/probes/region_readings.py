@@ -133,43 +133,42 @@ class SaveReader:
         if data.labels is not None:
             self.names |= dict.fromkeys(GEOMETRY)
 
-    def __call__(self, params: Params, *, brief: bool = False) -> Findings:
-        """Everything of one save; ``brief`` leaves out what has no chance band."""
+    def __call__(self, params: Params, *, proved: bool = True) -> Findings:
+        """Everything of one save; the reduction's residual only where it is to be ``proved``."""
         found, passed = Findings(self.names), None
         if self.gated:
             with found.unless_refused(*self.names):
-                passed = self.through(params, brief=brief)
+                passed = self.through(params)
             if passed is not None:
-                self._gates(found, params, passed, brief)
+                self._gates(found, params, passed, proved)
         if self.data.labels is not None:
             with found.unless_refused(*GEOMETRY):
                 self._geometry(found, params, passed)
         return found
 
-    def _gates(self, found: Findings, params: Params, passed: Passed, brief: bool) -> None:
+    def _gates(self, found: Findings, params: Params, passed: Passed, proved: bool) -> None:
         form = self.model.gated(params)
         assert isinstance(form, GatedForm)
         counts = open_counts(passed.bits, self.through.widths)
         chosen = self.data.chosen
         z = self.model.combined(params, self.data.inputs[chosen])
         pattern = unpack(passed.bits[self.through.place[chosen].numpy()], self.through.widths)
-        if not brief:
-            found.put("regions.count", distinct(passed.bits))
-            entries = len(self.data.inputs) * sum(self.through.widths)
-            found.put("regions.active_fraction", sum(int(count.sum()) for count in counts) / entries)
-            found.put("regions.dead_neurons", closed_everywhere(counts))
-            with found.unless_refused("regions.gate_margin"):
-                margin = margin_of(passed.distances, passed.excluded)
-                levels = (margin.minimum, margin.quantile_01, margin.quantile_10, margin.median)
-                found.put("regions.gate_margin", levels)
-            with found.unless_refused("regions.local_complexity"):
-                # the vertices are 2P forward passes a sample: of all samples they would cost more than all else
-                directions = min(self.directions, form.input_width)
-                value = local_complexity(form, z, self.radius, directions, self.seed)
-                found.put("regions.local_complexity", value)
+        found.put("regions.count", distinct(passed.bits))
+        entries = len(self.data.inputs) * sum(self.through.widths)
+        found.put("regions.active_fraction", sum(int(count.sum()) for count in counts) / entries)
+        found.put("regions.dead_neurons", closed_everywhere(counts))
+        with found.unless_refused("regions.gate_margin"):
+            margin = margin_of(passed.distances, passed.excluded)
+            levels = (margin.minimum, margin.quantile_01, margin.quantile_10, margin.median)
+            found.put("regions.gate_margin", levels)
+        with found.unless_refused("regions.local_complexity"):
+            # the vertices are 2P forward passes a sample: of all samples they would cost more than all else
+            directions = min(self.directions, form.input_width)
+            value = local_complexity(form, z, self.radius, directions, self.seed)
+            found.put("regions.local_complexity", value)
         if self.affine:
             with found.unless_refused(*REDUCTION):
-                self._maps(found, params, form, z, pattern, brief)
+                self._maps(found, params, form, z, pattern, proved)
         if self.axis is not None:
             with found.unless_refused(RULE_POWER):
                 found.put(RULE_POWER, self._rule_power(form, passed.bits, counts))
@@ -181,16 +180,16 @@ class SaveReader:
         form: GatedForm,
         z: Tensor,
         pattern: tuple[Tensor, ...],
-        brief: bool,
+        proved: bool,
     ) -> None:
         # the maps of the sample are formed once, for the proof and for their ranks
         logits = self.model.from_z(params, z)
-        jacobians = {} if brief else self._jacobians(params, z)
+        jacobians = self._jacobians(params, z) if proved else {}
         maps = read_maps(form, z, pattern, logits, jacobians)
         if maps.stable_rank is None:
             raise ValueError("stable rank: got samples without a non-zero map, expected at least one with")
         found.put("regions.stable_rank_mean", maps.stable_rank)
-        if not brief:
+        if proved:
             forward, jacobian = _relative(maps, logits)
             found.put("regions.reduction_residual.forward", forward)
             found.put("regions.reduction_residual.jacobian", jacobian)

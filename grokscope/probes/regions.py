@@ -10,6 +10,7 @@ import torch
 
 from grokscope.errors import Absent, GrokscopeError
 from grokscope.measures.gate_patterns import frozen_since
+from grokscope.measures.nulls import LEVELS, quantiles_of
 from grokscope.probes import regions_drawing as drawing
 from grokscope.probes.findings import read_findings
 from grokscope.probes.readings import Values, by_save, once, per_pair, per_save
@@ -35,7 +36,7 @@ from grokscope.probes.region_readings import (
 from grokscope.probes.region_views import flips
 from grokscope.probes.registry import register
 from grokscope.probes.series import SaveSeries
-from grokscope.probes.stepwise import record_null
+from grokscope.probes.stepwise import NULL_DIM, record_null
 from grokscope.runs import Params, Run
 
 QUANTILES = (0.0, 0.01, 0.1, 0.5)
@@ -52,7 +53,8 @@ NOT_AFFINE = (
     quantities=QUANTITIES,
     caveat="Gate patterns are those of the training samples at the saves: a gate that flips and returns "
     "between two saves is not seen. The radius of the local complexity is fixed in the units of the "
-    "combined input, so weights that grow or shrink change it by themselves. Gate statistics of GELU "
+    "combined input, so weights that grow or shrink change it by themselves, and its chance band holds for the "
+    "scale of initial weights. Gate statistics of GELU "
     "networks are of the signs of pre-activations, and no linear map belongs to them. With many key "
     "frequencies a small rule gap says little: compare it with its chance band.",
     needs=("function", "split", "anatomy"),
@@ -225,14 +227,19 @@ def _chance(
 
     def draw() -> Values:
         generator = torch.Generator().manual_seed(int(options["seed"]))
-        drawn = [read(run.model.init(generator, torch.float64), brief=True).values for _ in range(count)]
+        drawn = [read(run.model.init(generator, torch.float64), proved=False).values for _ in range(count)]
         return {key: torch.stack([values[key] for values in drawn]) for key in drawn[0]}
 
     draws = once(run, "regions.null", draw, options={**options, "count": count})
     if isinstance(rule, Rule):
         draws["regions.rule_gap"] = rule_gap_of(draws[RULE_POWER], rule.frequencies)
     for name in names:
-        record_null(record, name, draws[name])
+        if draws[name].dim() == 1 or not bool(draws[name].isfinite().all()):
+            record_null(record, name, draws[name])
+        else:
+            record.coordinate(NULL_DIM, LEVELS)
+            dims = (NULL_DIM, *record.measurements[name].dims[1:])
+            record.add(f"{name}.null", quantiles_of(draws[name]), dims)
 
 
 for _title, _caption, _needs, _draw in drawing.FIGURES:

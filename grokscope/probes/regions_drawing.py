@@ -74,13 +74,19 @@ def draw_margins(record: Record, figure: Figure) -> None:
     assert values is not None
     keep = thin(len(record.steps))
     labels = ("minimum", "1 %", "10 %", "median")
+    chance = record.get("regions.gate_margin.null")
     for column, (label, colour) in enumerate(zip(labels, (BAND, *CYCLE[:3]), strict=True)):
         left.plot(record.steps[keep], values[keep, column], label=label, color=colour)
+        if chance is not None:
+            last = column == len(labels) - 1
+            band(left, float(chance[0, column]), float(chance[-1, column]), "random weights" if last else "")
     left.set_yscale("log")
     left.set_ylabel("|pre| / (‖w‖‖x‖ + |b|)")
     left.legend(loc="best", ncols=2)
+    _chance_band(right, record, "regions.local_complexity")
     curve(right, record, "regions.local_complexity", "local complexity", TRAIN)
     right.set_ylabel("gates crossed per sample")
+    right.legend(loc="best")
     right.set_ylim(bottom=0)
 
 
@@ -103,6 +109,7 @@ def draw_classes(record: Record, figure: Figure) -> None:
     """Class separation of what the head reads and of the logits, and the simplex gap."""
     left, right = time_axes(figure, record, 2)
     _chance_band(left, record, "regions.class_separation.normalised")
+    _chance_band(left, record, "regions.class_separation.logits.normalised", "")
     curve(left, record, "regions.class_separation.normalised", "head's input", TRAIN)
     curve(left, record, "regions.class_separation.logits.normalised", "logits", TEST)
     left.set_yscale("log")
@@ -114,10 +121,10 @@ def draw_classes(record: Record, figure: Figure) -> None:
     right.legend(loc="best")
 
 
-def _chance_band(axes: Axes, record: Record, name: str) -> None:
+def _chance_band(axes: Axes, record: Record, name: str, label: str = "random weights") -> None:
     levels = record.get(f"{name}.null")
     if levels is not None:
-        band(axes, float(levels[0]), float(levels[-1]), "random weights")
+        band(axes, float(levels[0]), float(levels[-1]), label)
 
 
 FIGURES = (
@@ -140,7 +147,8 @@ FIGURES = (
     (
         "How near the gates are",
         "Left: quantiles of the relative distance of pre-activations from zero. Right: gates that cross a small "
-        "cross-polytope around a training sample, whose radius is fixed in the units of the combined input.",
+        "cross-polytope around a training sample, whose radius is fixed in the units of the combined input. Grey: "
+        "weights drawn as the initial ones are, each band the chance of one line.",
         ("regions.gate_margin", "regions.local_complexity"),
         draw_margins,
     ),

@@ -15,12 +15,16 @@ from torch import Tensor
 from grokscope.errors import Absent
 from grokscope.measures import spectra as measures
 from grokscope.measures.linear_reduction import mean_active_and_agop
+from grokscope.measures.nulls import band_at_norms, factor_norms, quantiles_of
 from grokscope.models.neuron_rows import gate_pattern
 from grokscope.probes import spectra_drawing as drawing
 from grokscope.probes.readings import Values, by_save, once, per_save
-from grokscope.probes.record import Quantity, Record
+from grokscope.probes.record import Record
 from grokscope.probes.registry import register
+from grokscope.probes.spectra_quantities import NORMS, QUANTITIES
 from grokscope.probes.stepwise import (
+    NULL_DIM,
+    NULL_LEVELS,
     no_params,
     random_params,
     record_null,
@@ -31,106 +35,24 @@ from grokscope.probes.stepwise import (
 from grokscope.probes.views import MOST_RANKS, Content, Frames, keyframes
 from grokscope.runs import Model, Params, Run
 
-CLOCKS, EFFECTIVE = "arXiv 2606.05863", "Roy and Vetterli, EUSIPCO 2007"
-
 RANKS: dict[str, Callable[[Tensor], Tensor]] = {
     "stable_rank": measures.stable_rank,
     "effective_rank": measures.effective_rank,
     "entropy_rank": measures.entropy_rank,
     "participation": measures.participation_rank,
 }
-WITH_NULL = ("stable_rank", "effective_rank")
-NORMS = ("schatten_two_over_depth", "schatten_half", "nuclear", "frobenius", "spectral")
 GATED = ("mean_active", "agop", "token_to_logit")
-PRODUCT, BALANCE = "product", "balance_gap"
+PRODUCT, BALANCE, ENERGY = "product", "balance_gap", "squared layer norms"
+SIZE = "factor norms of {}"
 
 ONE_ROW = "a map of one row has rank 1, and its one singular value is each of its norms"
 ZERO = "the map is zero (or not finite) at every save"
 NOT_FINITE = "the map is not finite at any save"
+NO_CHANCE = "it is not defined on random weights of these shapes"
+GIVEN = "random weights are drawn with this norm, so there is no chance in it"
 MASKED = "an identity for deep linear networks only: for a masked map it is no more than an inequality"
 
-ABOVE = "over σ above the numerical-rank tolerance"
-
 _NULL_INPUTS = 512
-
-QUANTITIES = (
-    Quantity(
-        "spectra.<map>.singular_values",
-        "1",
-        "Singular values in descending order, by a float64 decomposition; for agop the square roots of its "
-        "eigenvalues. Zeros beyond the narrowest factor are left out.",
-        formula=r"A=\sum_i\sigma_i u_i v_i^\top,\quad\sigma_1\ge\sigma_2\ge\cdots\ge 0",
-    ),
-    Quantity(
-        "spectra.<map>.stable_rank",
-        "1",
-        f"‖A‖_F²/‖A‖₂² = Σσ²/σ₁² {ABOVE}.",
-        CLOCKS,
-        formula=r"\frac{\left\|A\right\|_F^2}{\left\|A\right\|_2^2}=\frac{\sum_i\sigma_i^2}{\sigma_1^2}",
-    ),
-    Quantity(
-        "spectra.<map>.effective_rank",
-        "1",
-        f"exp(−Σ q log q) with q = σ/Σσ {ABOVE}.",
-        EFFECTIVE,
-        formula=r"\exp\left(-\sum_i q_i\ln\,q_i\right),\quad q_i=\frac{\sigma_i}{\sum_j\sigma_j}",
-    ),
-    Quantity(
-        "spectra.<map>.entropy_rank",
-        "1",
-        f"exp(−Σ q log q) with q = σ²/Σσ² {ABOVE}.",
-        formula=r"\exp\left(-\sum_i q_i\ln\,q_i\right),\quad q_i=\frac{\sigma_i^2}{\sum_j\sigma_j^2}",
-    ),
-    Quantity(
-        "spectra.<map>.participation",
-        "1",
-        f"(Σσ²)²/Σσ⁴ {ABOVE}.",
-        formula=r"\frac{\left(\sum_i\sigma_i^2\right)^2}{\sum_i\sigma_i^4}",
-    ),
-    Quantity(
-        "spectra.<map>.numerical_rank",
-        "1",
-        "Number of σ > max(m, n)·eps·σ₁, eps that of the stored weights.",
-        formula=r"\left|\left\{i:\sigma_i>\max(m,n)\,\varepsilon\,\sigma_1\right\}\right|",
-    ),
-    Quantity(
-        "spectra.<map>.schatten_two_over_depth",
-        "1",
-        f"Σσ^{{2/L}} {ABOVE}, L the number of factors of the map.",
-        CLOCKS,
-        formula=r"\sum_i\sigma_i^{2/L}",
-    ),
-    Quantity("spectra.<map>.schatten_half", "1", f"Σσ^{{1/2}} {ABOVE}.", formula=r"\sum_i\sigma_i^{1/2}"),
-    Quantity("spectra.<map>.nuclear", "1", f"Σσ {ABOVE}.", formula=r"\sum_i\sigma_i"),
-    Quantity(
-        "spectra.<map>.frobenius",
-        "1",
-        f"(Σσ²)^{{1/2}} {ABOVE}.",
-        formula=r"\left\|A\right\|_F=\sqrt{\sum_i\sigma_i^2}",
-    ),
-    Quantity(
-        "spectra.<map>.spectral",
-        "1",
-        "The largest σ.",
-        formula=r"\left\|A\right\|_2=\sigma_1",
-    ),
-    *[
-        Quantity(
-            f"spectra.<map>.{rank}.null",
-            "1",
-            f"5, 50 and 95 % quantiles of the {rank.replace('_', ' ')} over Gaussian weights.",
-            formula=r"W_{ij}\sim N\left(0,\frac{1}{n_{\text{in}}}\right)",
-        )
-        for rank in WITH_NULL
-    ],
-    Quantity(
-        "spectra.balance_gap",
-        "1",
-        "Σ‖W_l‖_F² − L Σσ(A)^{2/L} ≥ 0, zero exactly for balanced factors of the product A.",
-        CLOCKS,
-        formula=r"\sum_{l=1}^L\left\|W_l\right\|_F^2-L\sum_i\sigma_i(A)^{2/L} \\ A=W_L\cdots W_1",
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -141,6 +63,7 @@ class _Shape:
     depth: int
     width: int
     note: str = ""
+    sum_of_paths: bool = False
 
 
 @register(
@@ -173,17 +96,21 @@ def spectra(run: Run, record: Record, *, null_samples: int = 32) -> None:
     found = per_save(run, "spectra", _reader(model, shapes, inputs))
     chance = once(run, "spectra.null", compute_null, options={"null_samples": null_samples})
     for name, of in shapes.items():
-        _record(record, name, of, found[name], run.dtype, chance[name])
+        size = found[SIZE.format(name)]
+        unit = chance[name] / chance[SIZE.format(name)][:, None]
+        _record(record, name, of, found[name], size, unit, run.dtype)
     for name, reason in absent.items():
-        for quantity in ("singular_values", *RANKS, "numerical_rank", *NORMS):
+        for quantity in ("singular_values", *RANKS, "numerical_rank", *NORMS, "factor_norms"):
             record.skip(f"spectra.{name}.{quantity}", reason)
     record.notes["spectra"] = {
         name: {"shape": list(of.shape), "factors": of.depth, "note": of.note} for name, of in shapes.items()
     }
     if BALANCE in found:
         record_series(record, f"spectra.{BALANCE}", found[BALANCE], NOT_FINITE)
+        _record_balance_null(record, found, chance, shapes[PRODUCT].depth)
     else:
         record.skip(f"spectra.{BALANCE}", MASKED)
+        record.skip(f"spectra.{BALANCE}.null", MASKED)
 
 
 def _shapes(model: Model, gated: Sequence[str]) -> dict[str, _Shape]:
@@ -196,13 +123,14 @@ def _shapes(model: Model, gated: Sequence[str]) -> dict[str, _Shape]:
         form, slots = model.gated(params), model.slots(params)
         assert not isinstance(form, Absent)
         classes, width, depth = form.n_classes, form.input_width, len(form.weights) + 1
+        several, roots = form.direct is not None, "square roots of its eigenvalues"
         known = {
-            "mean_active": _Shape((classes, width), depth, min(classes, width)),
-            "agop": _Shape((width, width), depth, width, "square roots of its eigenvalues"),
+            "mean_active": _Shape((classes, width), depth, min(classes, width), sum_of_paths=several),
+            "agop": _Shape((width, width), depth, width, roots, several),
         }
         if not isinstance(slots, Absent):
             ends = (classes, slots.shape[-1])
-            known["token_to_logit"] = _Shape(ends, depth + 1, min(*ends, width))
+            known["token_to_logit"] = _Shape(ends, depth + 1, min(*ends, width), sum_of_paths=several)
         shapes |= {name: known[name] for name in gated}
     return shapes
 
@@ -210,9 +138,11 @@ def _shapes(model: Model, gated: Sequence[str]) -> dict[str, _Shape]:
 def _reader(model: Model, shapes: Mapping[str, _Shape], inputs: Tensor) -> Callable[[Params], Values]:
     """What reads the singular values (width,) of every map by name, and the balance gap of a product's layers.
 
+    Beside each map under ``SIZE`` what random weights are scaled by, beside the gap the squared norm of its layers.
     NaN where a factor is not finite. ``inputs`` are those at which gates are taken.
     """
     gated = [name for name in GATED if name in shapes]
+    missing = torch.tensor(torch.nan, dtype=torch.float64)
 
     @by_save
     def read(params: Params) -> Values:
@@ -225,16 +155,18 @@ def _reader(model: Model, shapes: Mapping[str, _Shape], inputs: Tensor) -> Calla
                 width = (shapes[name].width,)
                 known[same] = unless_refused(_product_values, width, *view.factors)
             found[name] = known[same]
+            found[SIZE.format(name)] = factor_norms(view.factors)
         if gated:
             try:
                 of_regions = _gated_maps(model, params, inputs)
             except ValueError:  # weights that are not finite
                 of_regions = {}
             for name in gated:
-                missing = torch.full((shapes[name].width,), torch.nan, dtype=torch.float64)
-                found[name] = of_regions.get(name, missing)
+                found[name] = of_regions.get(name, missing.expand(shapes[name].width))
+                found[SIZE.format(name)] = of_regions.get(SIZE.format(name), missing)
         if PRODUCT in views:
             layers = list(reversed(views[PRODUCT].factors))
+            found[ENERGY] = torch.stack([layer.square().sum() for layer in layers]).sum()
             found[BALANCE] = unless_refused(lambda *of: measures.balance_gap(of), (), *layers)
         return found
 
@@ -246,7 +178,8 @@ def _product_values(*factors: Tensor) -> Tensor:
 
 
 def _gated_maps(model: Model, params: Params, inputs: Tensor) -> Values:
-    """Singular values of the mean map, of the average gradient outer product and of the map from tokens.
+    """Singular values of the mean map, of the average gradient outer product and of the map from tokens, with
+    their sizes.
 
     Raises ValueError for weights that are not finite.
     """
@@ -256,7 +189,14 @@ def _gated_maps(model: Model, params: Params, inputs: Tensor) -> Values:
     found = {"mean_active": measures.singular_values(mean), "agop": measures.second_moment_scales(outer)}
     if not isinstance(slots, Absent):
         found["token_to_logit"] = measures.factored_singular_values((mean, slots))
-    return found
+    sizes = {}
+    for name, sigma in found.items():
+        if form.direct is not None:  # of two paths no one number scales the sum but its own norm
+            sizes[SIZE.format(name)] = measures.frobenius(sigma)
+        else:
+            outer_factors = (slots,) if name == "token_to_logit" and isinstance(slots, Tensor) else ()
+            sizes[SIZE.format(name)] = factor_norms((form.head, *form.weights, *outer_factors))
+    return {**found, **sizes}
 
 
 def _why_no_gated_maps(model: Model) -> dict[str, str]:
@@ -275,13 +215,26 @@ def _why_no_gated_maps(model: Model) -> dict[str, str]:
 
 
 def _record(
-    record: Record, name: str, found: _Shape, sigma: Tensor, dtype: torch.dtype, chance: Tensor
+    record: Record,
+    name: str,
+    found: _Shape,
+    sigma: Tensor,
+    size: Tensor,
+    chance: Tensor,
+    dtype: torch.dtype,
 ) -> None:
-    """Every quantity of one map from its singular values (T, r), and its chance bands from (S, r)."""
+    """Every quantity of one map from its singular values (T, r) and the norms (T,) of its factors; its chance bands
+    from the singular values (S, r) of random weights whose factors have norm 1."""
     prefix = f"spectra.{name}"
     dim = f"rank.{name}"
     record.coordinate(dim, range(1, sigma.shape[-1] + 1))
     record_series(record, f"{prefix}.singular_values", sigma, NOT_FINITE, ("step", dim))
+    record_series(record, f"{prefix}.factor_norms", torch.where(size.isfinite(), size, torch.nan), NOT_FINITE)
+    if bool(chance.isfinite().all()):
+        record.coordinate(NULL_DIM, NULL_LEVELS)
+        record.add(f"{prefix}.singular_values.null", quantiles_of(chance), (NULL_DIM, dim))
+    else:
+        record.skip(f"{prefix}.singular_values.null", NO_CHANCE)
     if min(found.shape) == 1:
         for quantity in (*RANKS, "numerical_rank", *NORMS):
             record.skip(f"{prefix}.{quantity}", ONE_ROW)
@@ -294,30 +247,67 @@ def _record(
     )
     for rank, measure in RANKS.items():
         record_series(record, f"{prefix}.{rank}", rowwise(measure, (), sigma), ZERO)
-        if rank in WITH_NULL and record.get(f"{prefix}.{rank}") is not None:
+        if record.get(f"{prefix}.{rank}") is not None:
             record_null(record, f"{prefix}.{rank}", rowwise(measure, (), chance))
-    count = rowwise(lambda s: measures.numerical_rank(s, found.shape, dtype), (), sigma)
+    count, by_chance = (
+        rowwise(lambda s: measures.numerical_rank(s, found.shape, dtype), (), values)
+        for values in (sigma, chance)
+    )
     whole = count.to(torch.int64) if bool(count.isfinite().all()) else count
     record_series(record, f"{prefix}.numerical_rank", whole, ZERO)
+    if record.get(f"{prefix}.numerical_rank") is not None:
+        record_null(record, f"{prefix}.numerical_rank", by_chance)
 
     def schatten(exponent: float) -> Callable[[Tensor], Tensor]:
         return lambda s: measures.schatten_power(s, exponent, found.shape, dtype)
 
-    norms: dict[str, Callable[[Tensor], Tensor]] = {
-        "schatten_two_over_depth": schatten(2.0 / found.depth),
-        "schatten_half": schatten(0.5),
-        "nuclear": schatten(1.0),
-        "frobenius": measures.frobenius,
-        "spectral": measures.spectral,
+    norms: dict[str, tuple[float, Callable[[Tensor], Tensor]]] = {
+        "schatten_two_over_depth": (2.0 / found.depth, schatten(2.0 / found.depth)),
+        "schatten_half": (0.5, schatten(0.5)),
+        "nuclear": (1.0, schatten(1.0)),
+        "frobenius": (1.0, measures.frobenius),
+        "spectral": (1.0, measures.spectral),
     }
-    for norm, measure in norms.items():
+    for norm, (degree, measure) in norms.items():
         record_series(record, f"{prefix}.{norm}", rowwise(measure, (), sigma), NOT_FINITE)
+        if record.get(f"{prefix}.{norm}") is None:
+            continue
+        if norm == "frobenius" and (found.depth == 1 or found.sum_of_paths):
+            record.skip(f"{prefix}.{norm}.null", GIVEN)
+        else:
+            draws = rowwise(measure, (), chance)
+            _record_band(record, f"{prefix}.{norm}", draws, lambda u, p=degree: band_at_norms(u, p, size))
+
+
+def _record_band(record: Record, name: str, draws: Tensor, at_saves: Callable[[Tensor], Tensor]) -> None:
+    """Record the band (T, 3) that ``at_saves`` makes of draws (S,) at unit norms; nothing where a draw is NaN."""
+    if bool(draws.isfinite().all()):
+        record.coordinate(NULL_DIM, NULL_LEVELS)
+        record_series(record, f"{name}.null", at_saves(draws), NOT_FINITE, ("step", NULL_DIM))
+    else:
+        record.skip(f"{name}.null", NO_CHANCE)
+
+
+def _record_balance_null(record: Record, found: Values, chance: Values, depth: int) -> None:
+    """Gaussian layers with the norms of the save: the squared norm of the layers is that of the save's."""
+    if record.get(f"spectra.{BALANCE}") is None:
+        record.skip(f"spectra.{BALANCE}.null", NOT_FINITE)
+        return
+    exponent, size = 2.0 / depth, SIZE.format(PRODUCT)
+    # of the draws themselves, so that it counts the same singular values as the gap
+    draws = (chance[ENERGY] - chance[BALANCE]) / depth / chance[size].pow(exponent)
+
+    def at_saves(draws: Tensor) -> Tensor:
+        # the gap is largest where the product is smallest
+        return found[ENERGY][:, None] - depth * band_at_norms(draws, exponent, found[size]).flip(-1)
+
+    _record_band(record, f"spectra.{BALANCE}", draws, at_saves)
 
 
 spectra.figure(
     "Ranks of the end-to-end map",
     "Numbers of directions in use, by five definitions that weigh small singular values less and less. The "
-    "grey band is the effective rank on Gaussian weights of the same shapes.",
+    "grey bands are these on Gaussian weights of the same shapes, in the same order from top to bottom.",
     needs=("spectra",),
 )(drawing.draw_ranks)
 spectra.figure(
@@ -333,18 +323,20 @@ spectra.figure(
 )(drawing.draw_heads)
 spectra.figure(
     "Singular values of the end-to-end map",
-    "The leading singular values, evenly spread over their ranks where there are many.",
+    "The leading singular values, evenly spread over their ranks where there are many. Dotted: 5 to 95 % on "
+    "Gaussian weights of the same shapes whose factors have the Frobenius norms of the save.",
     needs=("spectra",),
 )(drawing.draw_singular_values)
 spectra.figure(
     "Size of the end-to-end map",
-    "Schatten energies of the map over their values at the first save.",
+    "Schatten energies of the map over their values at the first save. Dotted, in the same colours: 5 to 95 % on "
+    "Gaussian weights whose factors have the Frobenius norms of the save, so that what lies off them is not of size.",
     needs=("spectra",),
 )(drawing.draw_norms)
 spectra.figure(
     "Balance of the layers",
     "How far the layers are from a balanced factorisation of their product: the gap, and as a share of the "
-    "squared weight norm.",
+    "squared weight norm. Dotted: the gap of Gaussian layers with the Frobenius norms of the save.",
     needs=("spectra.balance_gap",),
 )(drawing.draw_balance)
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from matplotlib.figure import Figure
 
-from grokscope.probes.drawing import BAND, CYCLE, band, curve, legend, thin, time_axes
+from grokscope.probes.drawing import BAND, CYCLE, band, chance_lines, curve, legend, thin, time_axes
 from grokscope.probes.record import Record
 
 PRINCIPAL = ("product", "mean_active", "neuron_logit", "unembedding", "embedding", "embedding_a")
@@ -56,9 +56,9 @@ def draw_ranks(record: Record, figure: Figure) -> None:
     colours = (BAND, *CYCLE)
     for (rank, label), colour in zip(ranks.items(), colours, strict=False):
         curve(axes, record, f"spectra.{name}.{rank}", label, colour)
-    null = record.get(f"spectra.{name}.effective_rank.null")
-    if null is not None:
-        band(axes, float(null[0]), float(null[-1]), "random weights")
+        null = record.get(f"spectra.{name}.{rank}.null")
+        if null is not None and rank != "numerical_rank":
+            band(axes, float(null[0]), float(null[-1]), "random weights" if rank == "stable_rank" else "")
     axes.set_ylabel("rank")
     axes.set_ylim(bottom=0)
     legend(axes)
@@ -121,6 +121,15 @@ def draw_singular_values(record: Record, figure: Figure) -> None:
             linewidth=1.3,
             label=f"σ, rank {rank}",
         )
+    null, size = (
+        record.get(f"spectra.{name}.singular_values.null"),
+        record.get(f"spectra.{name}.factor_norms"),
+    )
+    if null is not None and size is not None:
+        for rank in (ranks[0], ranks[len(ranks) // 2]):
+            chance_lines(
+                axes, record.steps, size[:, None] * null[:, rank - 1], f"random weights, rank {rank}"
+            )
     axes.set_yscale("log")
     # what lies at rounding level would push everything else to the top
     largest = np.nanmax(values)
@@ -144,6 +153,7 @@ def draw_norms(record: Record, figure: Figure) -> None:
         "spectral": "largest σ",
     }
     keep = thin(len(record.steps))[:: max(1, len(thin(len(record.steps))) // _POINTS)]
+    chance: list[tuple[np.ndarray, str]] = []
     for (quantity, label), colour in zip(labels.items(), CYCLE, strict=False):
         values = record.get(f"spectra.{name}.{quantity}")
         if quantity == "schatten_two_over_depth" and depth in (2, 4):
@@ -151,6 +161,12 @@ def draw_norms(record: Record, figure: Figure) -> None:
         if values is None or not np.isfinite(values[0]) or values[0] <= 0:
             continue
         axes.plot(record.steps[keep], values[keep] / values[0], color=colour, label=label)
+        null = record.get(f"spectra.{name}.{quantity}.null")
+        if null is not None:
+            chance.append((null / values[0], colour))
+    for place, (levels, colour) in enumerate(chance, start=1):
+        label = "dotted: random weights" if place == len(chance) else ""
+        chance_lines(axes, record.steps, levels, label, colour)
     axes.set_ylabel("over the first save")
     axes.set_yscale("log")
     legend(axes)
@@ -164,6 +180,9 @@ def draw_balance(record: Record, figure: Figure) -> None:
     if gap is not None and total is not None and (total > 0).all():
         keep = thin(len(record.steps))
         axes.plot(record.steps[keep], (gap / total**2)[keep], color=CYCLE[1], label="share of ‖W‖²")
+    null = record.get("spectra.balance_gap.null")
+    if null is not None:
+        chance_lines(axes, record.steps, null, "random layers", CYCLE[0])
     axes.set_ylabel("gap (squared weight)")
     axes.set_yscale("symlog", linthresh=1e-6)
     legend(axes)

@@ -23,17 +23,19 @@ def encoded(frames: Frames) -> dict[str, Any]:
     """``frames`` as JSON: data, type, shape, coding, the rows at which it stands, range and largest rounding error.
 
     ``coding`` says what was done to the bytes before they were deflated. ``delta``: each frame less the one before,
-    modulo 256. ``xor``: each frame of packed bits against the one before. ``shuffle``: all first bytes of the
-    numbers, then all second ones. ``raw``: nothing.
+    modulo 256. ``xor``: each frame of packed bits against the one before. ``flips``: only where a bit differs from the
+    frame before, as distances in base 128, the whole history of one bit before that of the next. ``shuffle``: all
+    first bytes of the numbers, then all second ones. ``raw``: nothing. Where several would do, the shortest is taken.
+
+    ``top`` is the highest level of a byte that holds a number. Where something is not finite it is 254, and 255 says
+    that there is none.
     """
     values = np.asarray(frames.values)
     shape = list(values.shape)
     rows = None if frames.rows is None else [int(row) for row in frames.rows]
     common = {"shape": shape, "frames": rows, "unit": frames.unit, "scale": "linear", "low": 0, "high": 1}
     if frames.precision == "bits":
-        packed = np.packbits(values.reshape(len(values), -1) != 0, axis=1)
-        packed[1:] ^= packed[:-1].copy()
-        return {**common, "type": "bits", "coding": "xor", "error": 0, "data": deflated(packed)}
+        return {**common, "type": "bits", "error": 0, **_bits(values)}
     if frames.precision == "float32":
         single = np.ascontiguousarray(values, dtype="<f4")
         halves = single.reshape(-1, 1).view(np.uint8).T
@@ -48,8 +50,12 @@ def decoded(held: dict[str, Any]) -> np.ndarray:
     shape = tuple(held["shape"])
     raw = np.frombuffer(zlib.decompress(base64.b64decode(held["data"])), np.uint8)
     if held["type"] == "bits":
-        packed = np.bitwise_xor.accumulate(raw.reshape(shape[0], -1), axis=0)
-        return np.unpackbits(packed, axis=1, count=int(np.prod(shape[1:]))).reshape(shape).astype(float)
+        size = int(np.prod(shape[1:]))
+        if held["coding"] == "flips":
+            changed = _from_distances(raw, shape[0] * size).reshape(size, shape[0]).T
+        else:
+            changed = np.unpackbits(raw.reshape(shape[0], -1), axis=1, count=size)
+        return np.bitwise_xor.accumulate(changed, axis=0).reshape(shape).astype(float)
     if held["type"] == "f32":
         return np.ascontiguousarray(raw.reshape(4, -1).T).view("<f4").reshape(shape).astype(float)
     low, high = (_over_frames(held[end], len(shape)) for end in ("low", "high"))
@@ -59,7 +65,7 @@ def decoded(held: dict[str, Any]) -> np.ndarray:
     levels = raw.reshape(shape)
     if held["coding"] == "delta":
         levels = np.add.accumulate(levels, axis=0, dtype=np.uint8)
-    return low + (high - low) * levels / 255.0
+    return np.where(levels > held["top"], np.nan, low + (high - low) * levels / held["top"])
 
 
 def deflated(data: np.ndarray) -> str:
@@ -67,8 +73,48 @@ def deflated(data: np.ndarray) -> str:
     return base64.b64encode(zlib.compress(np.ascontiguousarray(data).tobytes(), 9)).decode("ascii")
 
 
+def _bits(values: np.ndarray) -> dict[str, Any]:
+    changed = values.reshape(len(values), -1) != 0
+    changed[1:] ^= changed[:-1].copy()
+    # few flips are told one by one, many as they stand; the mirror image of a flip foretells neither well
+    return _shortest({"xor": np.packbits(changed, axis=1), "flips": _distances(changed.T.reshape(-1))})
+
+
+def _distances(marks: np.ndarray) -> np.ndarray:
+    """Distances from each mark to the next in base 128, low digits first, 128 added to all but the last digit."""
+    left = np.diff(np.flatnonzero(marks), prepend=-1)
+    digits = np.zeros((len(left), 5), np.uint8)  # 2^35 places at most
+    used = np.zeros(digits.shape, bool)
+    for place in range(digits.shape[1]):
+        used[:, place] = (left > 0) if place else True
+        digits[:, place] = (left & 127) | np.where(left > 127, 128, 0)
+        left = left >> 7
+    return digits[used]
+
+
+def _from_distances(digits: np.ndarray, length: int) -> np.ndarray:
+    """(length,) uint8, 1 at the marks: the inverse of :func:`_distances`."""
+    last = np.flatnonzero(digits < 128)
+    marks = np.zeros(length, np.uint8)
+    if last.size:
+        number = np.searchsorted(last, np.arange(len(digits)))
+        place = np.arange(len(digits)) - np.concatenate([[0], last[:-1] + 1])[number]
+        distances = np.zeros(len(last), np.int64)
+        np.add.at(distances, number, (digits.astype(np.int64) & 127) << (7 * place))
+        marks[np.cumsum(distances) - 1] = 1
+    return marks
+
+
+def _shortest(codings: dict[str, np.ndarray]) -> dict[str, Any]:
+    texts = {name: deflated(data) for name, data in codings.items()}
+    coding = min(texts, key=lambda name: len(texts[name]))
+    return {"coding": coding, "data": texts[coding]}
+
+
 def _bytes(frames: Frames, values: np.ndarray) -> dict[str, Any]:
-    finite = values[np.isfinite(values)]
+    there = np.isfinite(values)
+    finite = values[there]
+    top = _LEVELS["byte"] - (0 if there.all() else 1)
     low, high = (
         np.asarray(given if given is not None else chosen, dtype=float)
         for given, chosen in (
@@ -83,19 +129,20 @@ def _bytes(frames: Frames, values: np.ndarray) -> dict[str, Any]:
                 "number or one for each frame"
             )
     high = np.where(high > low, high, low + 1.0)
+    # whole numbers up to the top are held as they are
+    whole = not low.ndim and not high.ndim and (float(low), float(high)) == (0.0, 255.0)
+    whole = whole and bool((finite == np.rint(finite)).all() and finite.max(initial=0) <= top)
+    if whole:
+        high = np.asarray(float(top))
     start, width = (_over_frames(end, values.ndim) for end in (low, high - low))
-    scaled = np.clip(np.nan_to_num((values - start) / width, nan=0.0), 0.0, 1.0)
-    levels = np.rint(scaled * _LEVELS["byte"]).astype(np.uint8)
-    step = float(np.max(high - low)) / _LEVELS["byte"] / 2
-    ends = {"low": _plain(low), "high": _plain(high)}
-    if not np.ndim(low) and np.array_equal(values, levels) and float(low) == 0 and float(high) == 255:
-        step = 0.0  # whole numbers up to 255 are held as they are
+    scaled = np.clip(np.where(there, (np.where(there, values, 0.0) - start) / width, 0.0), 0.0, 1.0)
+    levels = np.where(there, np.rint(scaled * top), _LEVELS["byte"]).astype(np.uint8)
+    step = 0.0 if whole else float(np.max(high - low)) / top / 2
     # what moves slowly is mostly zeros as differences, what jumps about is not
     differences = levels.copy()
     differences[1:] -= levels[:-1]
-    texts = {"raw": deflated(levels), "delta": deflated(differences)}
-    coding = min(texts, key=lambda name: len(texts[name]))
-    return {"type": "u8", "coding": coding, "data": texts[coding], "error": _short(step), **ends}
+    shortest = _shortest({"raw": levels, "delta": differences})
+    return {"type": "u8", "top": top, "error": _short(step), "low": _plain(low), "high": _plain(high), **shortest}
 
 
 def _logarithmic(frames: Frames, values: np.ndarray) -> dict[str, Any]:

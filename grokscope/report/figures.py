@@ -12,6 +12,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib
+import numpy as np
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
@@ -25,6 +26,8 @@ _SVG = "{http://www.w3.org/2000/svg}"
 _HREF = "{http://www.w3.org/1999/xlink}href"
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 _NUMBER = re.compile(r"-?\d+\.\d{3,}")
+_STRAIGHT = re.compile(r"[MLz\s\d.e+-]+")
+_CORNER = re.compile(r"([ML])\s*(\S+)\s+(\S+)|z")
 _FONT = re.compile(r"font: ?([^;]*?)([\d.]+)px[^;]*")  # as matplotlib wrote it before 3.11
 _FONT_SIZE = re.compile(r"font-size: ?([\d.]+)px")
 _FONT_FAMILY = re.compile(r"font-family: ?[^;]*;? ?")
@@ -75,7 +78,7 @@ def draw_figures(
     """Every figure of ``probe`` whose needs were measured; one of grokscope's own is taken from ``kept``.
 
     A figure that cannot be drawn becomes a line that says so, unless ``strict`` is set and the probe is one
-    of grokscope's own: then its error is raised.
+    of grokscope's own: then its error is raised. Of a run without any weight there is nothing to draw: that is told.
     """
     drawn: list[Drawing] = []
     for position, spec in enumerate(probe.figures, 1):
@@ -92,16 +95,30 @@ def draw_figures(
         try:
             svg, chart = draw_figure(spec, record, key)
         except Exception as error:  # whatever a plug-in's drawing does, the page must stand
-            if strict and is_builtin(probe):
+            why = _why_nothing(record) if is_builtin(probe) else ""
+            if strict and is_builtin(probe) and not why:
                 raise
             first = next(iter(str(error).splitlines()), "")
-            drawn.append(Drawing(spec.title, spec.caption, "", f"{type(error).__name__}: {first}"[:300]))
+            failure = why or f"{type(error).__name__}: {first}"[:300]
+            drawn.append(Drawing(spec.title, spec.caption, "", failure, needs=spec.needs))
             continue
         if mine is not None:
             mine.put(name, svg)
             mine.put(chart_name, json.dumps(chart))
         drawn.append(Drawing(spec.title, spec.caption, svg, "", key, chart, spec.needs))
     return drawn
+
+
+def _why_nothing(record: Record) -> str:
+    """Why a figure may have nothing to show of the whole run; empty where the weights give no reason."""
+    sizes = record.get("norm.total")
+    if sizes is None or (np.nan_to_num(sizes, nan=0.0, posinf=0.0) > 0).any():
+        return ""
+    finite = np.isfinite(sizes)
+    if not finite.any():
+        return "no save has finite weights, so what it shows is not defined."
+    where = "at every save" if finite.all() else "at every save that is finite"
+    return f"all weights are zero {where}, so what it shows is not defined."
 
 
 def _measured(record: Record, need: str) -> bool:
@@ -166,6 +183,9 @@ def _inlined(text: str, prefix: str, title: str, caption: str) -> str:
     referenced |= {e.get(_HREF, "")[1:] for e in root.iter() if e.get(_HREF, "").startswith("#")}
     names = {name: f"{prefix}-{position}" for position, name in enumerate(sorted(referenced), 1)}
     _clean(root, names)
+    for sheet in root.findall("g"):
+        for part in sheet:  # the page tells the parts of a figure by the groups on this level
+            _unwrap(part)
     box = root.get("viewBox", "0 0 576 260")
     width = float(box.split()[2])
     root.attrib.clear()
@@ -220,11 +240,13 @@ def _clean(element: ElementTree.Element, names: dict[str, str]) -> None:
             value = _COLOUR.sub(lambda m: f"var({THEME[m[0]]}, {m[0]})", value)
             if key != "style":  # a variable works in a style only
                 del element.attrib[key]
-                element.set("style", f"{key}: {value}; {element.get('style', '')}".rstrip("; "))
+                element.set("style", f"{key}:{value};{element.get('style', '')}".rstrip(";"))
                 continue
-        if key in ("d", "points"):
+        if key == "d" and _STRAIGHT.fullmatch(value):
+            value = _strokes(value)
+        elif key in ("d", "points", "x", "y", "width", "height", "transform"):
             value = " ".join(_NUMBER.sub(_shorter, value).split())
-        element.set(key, value)
+        element.set(key, value.replace("; ", ";").replace(": ", ":") if key == "style" else value)
     if target is not None and target.startswith("#") and target[1:] in names:
         element.set("href", f"#{names[target[1:]]}")
     elif target is not None and target.startswith("data:image/png"):
@@ -232,6 +254,43 @@ def _clean(element: ElementTree.Element, names: dict[str, str]) -> None:
     if element.tag not in ("text", "tspan"):
         element.text = (element.text or "").strip() or None
     element.tail = (element.tail or "").strip() or None
+
+
+def _strokes(path: str) -> str:
+    """A path of straight strokes, each point to a tenth of a unit and told from the one before: half the length."""
+    written: list[str] = []
+    x = y = 0
+    for command in _CORNER.finditer(path):
+        if command[0] == "z":
+            written.append("z")
+            continue
+        across, down = (round(10 * float(value)) for value in (command[2], command[3]))
+        if command[1] == "M":
+            written += ["M", _tenths(across), _tenths(down)]
+        elif (across, down) != (x, y) or written[-3:-2] == ["M"]:  # a dot is a stroke of no length
+            if written[-3:-2] == ["M"] or written[-1:] == ["z"]:
+                written.append("l")
+            written += [_tenths(across - x), _tenths(down - y)]
+        x, y = across, down
+    text = ""
+    for piece in written:
+        apart = text and (text[-1].isdigit()) and (piece[0].isdigit() or piece[0] == ".")
+        text += f" {piece}" if apart else piece
+    return text
+
+
+def _tenths(value: int) -> str:
+    sign, (whole, rest) = "-" if value < 0 else "", divmod(abs(value), 10)
+    return f"{sign}{whole or ''}.{rest}" if rest else f"{sign}{whole}"
+
+
+def _unwrap(element: ElementTree.Element) -> None:
+    """Take the groups that do nothing out of ``element``, keeping what is in them."""
+    for child in list(element):
+        _unwrap(child)
+        if child.tag == "g" and not child.attrib:
+            place = list(element).index(child)
+            element[place : place + 1] = list(child)
 
 
 def _shorter(match: re.Match[str]) -> str:

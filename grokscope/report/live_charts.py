@@ -1,7 +1,7 @@
 """What a drawn figure shows, read off it, so that the page can draw it again at every save and on another time axis.
 
 Only axes over training steps are described whole, and only where lines, bands and levels are all there is in them;
-of the others the page learns where the time axis lies, to move a cursor over the drawing.
+of the others the page learns where the time axis lies, to move a cursor over the drawing, and the data as tables.
 """
 
 from __future__ import annotations
@@ -21,20 +21,28 @@ from matplotlib.text import Annotation, Text
 from matplotlib.ticker import FixedLocator
 
 from grokscope.probes.drawing import CHANCE, EVENT, SERIES, TIME
+from grokscope.report.figure_data import tables_of
 
 _DASHES = {"--": [4, 3], "-.": [5, 2, 1, 2], ":": [1, 2]}
 _SCALES = ("linear", "log", "symlog")
 
 
 def describe(figure: Figure, colours: dict[str, str]) -> dict[str, Any] | None:
-    """The axes over time of a laid-out ``figure``, ``None`` where it has none.
+    """The axes of a laid-out ``figure`` that run over time or hold data, ``None`` where it has none.
 
     Args:
         figure: after it was printed, when its layout is known.
         colours: variables of the page's style sheet by the colour they stand for.
     """
     width, height = (float(size) * 72 for size in figure.get_size_inches())
-    found = [_axes(axes, width, height, colours) for axes in figure.axes if axes.get_gid() == TIME]
+    found = []
+    for axes in figure.axes:
+        if axes.get_gid() == TIME:
+            shown = _axes(axes, width, height, colours)
+            tables = [] if shown["live"] else tables_of(axes)
+            found.append({**shown, "tables": tables} if tables else shown)
+        elif tables := tables_of(axes):
+            found.append({"time": False, "live": False, "lines": [], "tables": tables})
     return {"box": [round(width, 2), round(height, 2)], "axes": found} if found else None
 
 

@@ -25,7 +25,6 @@ from grokscope.report.formatting import as_toml, flattened, slug, whole
 from grokscope.report.formulas import mathml
 from grokscope.report.kept_drawings import KeptDrawings
 from grokscope.report.live import LiveView, live_json
-from grokscope.report.live_charts import series_of
 from grokscope.report.origin import alerts_of_audit, origin_of
 from grokscope.report.tables import (
     Holdings,
@@ -33,7 +32,7 @@ from grokscope.report.tables import (
     array_table,
     claim_rows,
     event_tables,
-    figure_table,
+    figure_tables,
     series_table,
     share_out,
     single_table,
@@ -99,7 +98,7 @@ class _Figure:
     failure: str
     key: str
     definitions: list[Quantity]
-    table: Table | None
+    tables: list[Table]
 
 
 @dataclass(frozen=True)
@@ -273,7 +272,7 @@ def _numbered(count: int, drawing: Drawing, record: Record, probe: Probe) -> _Fi
         drawing.failure,
         drawing.key,
         shown_quantities(drawing, record, probe),
-        figure_table(record, series_of(dict(drawing.chart))) if drawing.chart else None,
+        figure_tables(record, drawing.chart) if drawing.chart else [],
     )
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from grokscope.probes import Crossing
 from grokscope.probes.record import Measurement, Quantity, Record
 from grokscope.probes.registry import Probe
+from grokscope.report.figure_data import short_rows, spread
 from grokscope.report.formatting import UNDEFINED, crossing, interval, number, ratio, whole
 
 MOST_ROWS = 24
@@ -131,21 +133,54 @@ def series_table(record: Record, names: Sequence[str]) -> Table | None:
     return _without_blank_units(Table(("quantity", *(heading for heading, _ in columns), "unit"), rows))
 
 
-def figure_table(record: Record, names: Sequence[str]) -> Table | None:
-    """The series of a figure at up to ``FIGURE_ROWS`` saves, evenly spread: what it shows where no script runs."""
-    there = [n for n in names if (m := record.measurements.get(n)) is not None and m.values.ndim == 1]
-    count = len(record.steps)
-    if not there or not count:
+def figure_tables(record: Record, chart: Mapping[str, Any]) -> list[Table]:
+    """What a figure shows, in up to ``FIGURE_ROWS`` rows evenly spread, for where no script makes whole tables.
+
+    First the lines over time, at saves; then what else was read off its axes.
+    """
+    series = _series_rows(record, chart)
+    others = short_rows([t for axes in chart["axes"] for t in axes.get("tables", ())], FIGURE_ROWS)
+    return [
+        *([] if series is None else [series]),
+        *(
+            Table(head, [(_plain(row[0], head[0]), *map(_plain, row[1:])) for row in rows], title)
+            for title, head, rows in others
+        ),
+    ]
+
+
+def _series_rows(record: Record, chart: Mapping[str, Any]) -> Table | None:
+    columns: dict[str, dict[int, float | None]] = {}
+    own: list[list[int]] = []
+    for axes in chart["axes"]:
+        for line in axes["lines"]:
+            name = line["series"]
+            if name is not None:
+                m = record.measurements.get(name)
+                if m is not None and m.values.ndim == 1:
+                    over = record.steps[1:] if m.dims == ("interval",) else record.steps
+                    columns[name] = dict(zip(over.tolist(), m.values.tolist(), strict=True))
+            elif line["label"] and len(line["x"]) > 2:
+                heading = f"{axes['ylabel']}: {line['label']}"
+                columns[heading] = dict(zip(line["x"], line["y"], strict=True))
+                own.append(line["x"])
+    # lines of their own stand at some of the saves only
+    steps = sorted({step for x in own for step in x if step is not None}) if own else record.steps.tolist()
+    if not columns or not steps:
         return None
-    rows: list[tuple[str, ...]] = []
-    for row in np.unique(np.linspace(0, count - 1, min(count, FIGURE_ROWS)).round().astype(int)):
-        cells = []
-        for name in there:
-            measured = record.measurements[name]
-            at = int(row) - (1 if measured.dims == ("interval",) else 0)
-            cells.append(number(measured.values[at]) if at >= 0 else UNDEFINED)
-        rows.append((whole(int(record.steps[row])), *cells))
-    return Table(("step", *there), rows)
+    rows = [
+        (whole(int(step)), *(_plain(values.get(step)) for values in columns.values()))
+        for step in (steps[at] for at in spread(len(steps), FIGURE_ROWS))
+    ]
+    return Table(("step", *columns), rows)
+
+
+def _plain(value: float | str | None, heading: str = "") -> str:
+    if isinstance(value, str):
+        return value
+    if value is None:
+        return UNDEFINED
+    return whole(int(value)) if heading == "step" else number(value)
 
 
 def unit(quantity: Quantity) -> str:

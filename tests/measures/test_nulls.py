@@ -7,7 +7,13 @@ import torch
 from torch import Tensor
 
 from grokscope.measures.fourier import circularity, frequency_fraction, gini, participation
-from grokscope.measures.nulls import null_band, random_matrix_null
+from grokscope.measures.nulls import (
+    band_at_norms,
+    factor_norms,
+    null_band,
+    quantiles_of,
+    random_matrix_null,
+)
 from grokscope.measures.spectra import singular_values, stable_rank
 
 
@@ -46,6 +52,41 @@ def test_band_is_reproducible_and_leaves_the_global_state_alone() -> None:
     assert torch.equal(first.median, again.median)
     assert not torch.equal(first.median, other.median)
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_quantiles_are_taken_entry_by_entry() -> None:
+    draws = torch.arange(101.0)[:, None] * torch.tensor([1.0, -2.0])
+    assert quantiles_of(draws).tolist() == [[5.0, -190.0], [50.0, -100.0], [95.0, -10.0]]
+    assert quantiles_of(draws).dtype == torch.float64
+
+
+def test_factor_norms_multiply() -> None:
+    first, second = torch.tensor([[3.0, 4.0]]), torch.tensor([[2.0], [0.0]])
+    assert factor_norms([first, second]).item() == 10.0
+    assert factor_norms([torch.stack([first, 2 * first])]).tolist() == [5.0, 10.0]
+
+
+@pytest.mark.parametrize("degree", [0.5, 1.0, 2.0])
+def test_a_band_at_given_norms_is_that_of_factors_rescaled_to_them(degree: float) -> None:
+    generator = torch.Generator().manual_seed(2)
+    draws = [torch.randn(40, *shape, generator=generator, dtype=torch.float64) for shape in ((4, 5), (5, 6))]
+    norms = torch.tensor([[0.1, 30.0], [2.0, 0.5], [7.0, 7.0]], dtype=torch.float64)
+
+    def energies(first: float, second: float) -> Tensor:
+        sides = [
+            side * norm / torch.linalg.matrix_norm(side, keepdim=True)
+            for side, norm in zip(draws, (first, second), strict=True)
+        ]
+        return torch.linalg.svdvals(sides[0] @ sides[1]).pow(degree).sum(-1)
+
+    expected = torch.stack([quantiles_of(energies(*pair)) for pair in norms.tolist()])
+    found = band_at_norms(energies(1.0, 1.0), degree, norms.prod(-1))
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+
+
+def test_a_save_without_norms_has_no_band() -> None:
+    band = band_at_norms(torch.arange(3.0), 1.0, torch.tensor([torch.nan, torch.inf, 2.0]))
+    assert band.isfinite().all(-1).tolist() == [False, False, True]
 
 
 def test_bad_arguments_are_named() -> None:

@@ -242,7 +242,13 @@ def test_one_formula_for_every_set_of_samples(name):
 
 def test_null_weights_are_as_their_formula_says():
     given = {formula for name, formula in formulas().items() if name.endswith(".null") and formula}
-    assert given == {r"W_{ij}\sim N\left(0,\frac{1}{n_{\text{in}}}\right)"}
+    gaussian = r"W_{ij}\sim N\left(0,\frac{1}{n_{\text{in}}}\right)"
+    # the second, of weights that are scaled, is held by the tests of the spectra probe that scale them
+    assert given == {
+        gaussian,
+        r"A=F_1\cdots F_q,\quad F_i=\left\|F_i(t)\right\|_F\frac{G_i}{\left\|G_i\right\|_F} \\ "
+        r"G_i\text{ of weights }" + gaussian,
+    }
     config = {
         "task": {"name": "modular", "p": 59},
         "model": {"family": "mlp", "d_embed": 40, "hidden": [50], "combine": "concatenation"},

@@ -304,10 +304,30 @@ def test_the_chance_of_neurons_is_what_random_weights_measure(make_run):
     model = make_run(settings, ModularSettings(p=11), [params], name="again").model
     drawn = [{k: v[i] for k, v in block.items()} for block in random_params(model, 8) for i in range(8)]
     of_draws = measured(make_run(settings, ModularSettings(p=11), drawn, name="draws"))
-    for quantity in ("neuron_explained", "ipr"):
+    for quantity in ("neuron_explained", "ipr", "ipr_complex", "phase_cosine", "phase_resultant"):
         found = np.quantile(value(of_draws, f"fourier.{quantity}"), [0.05, 0.5, 0.95])
         # the draws of the run went through single precision
         assert value(record, f"fourier.{quantity}.null") == pytest.approx(found, rel=1e-4)
+    commonest = value(of_draws, "fourier.key_frequencies.by_neuron").max(-1)
+    found = np.quantile(commonest, [0.05, 0.5, 0.95])
+    assert value(record, "fourier.key_frequencies.by_neuron.null") == pytest.approx(found)
+
+
+@pytest.mark.parametrize("embedding", ["shared", "separate"])
+def test_the_chance_of_embeddings_is_what_random_weights_measure(make_run, embedding):
+    settings, params = random_mlp(23, 6, embedding=embedding)
+    record = measured(make_run(settings, ModularSettings(p=23), [params]), null_samples=8)
+    model = make_run(settings, ModularSettings(p=23), [params], name="again").model
+    drawn = [{k: v[i] for k, v in block.items()} for block in random_params(model, 8) for i in range(8)]
+    of_draws = measured(make_run(settings, ModularSettings(p=23), drawn, name="draws"))
+    for name in model.embeddings(params):
+        found = np.quantile(value(of_draws, f"fourier.{name}.fraction").max(-1), [0.05, 0.5, 0.95])
+        assert value(record, f"fourier.{name}.fraction.null") == pytest.approx(found, rel=1e-4)
+        assert found[0] > 1 / 11
+    number = value(of_draws, "fourier.key_frequencies.by_embedding").sum(-1)
+    found = np.quantile(number, [0.05, 0.5, 0.95])
+    assert value(record, "fourier.key_frequencies.by_embedding.null") == pytest.approx(found)
+    assert found[0] > 6
 
 
 def test_a_zero_map_at_one_step_is_null_and_at_every_step_absent(make_run):

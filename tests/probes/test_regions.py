@@ -28,6 +28,7 @@ from grokscope.models import (
 from grokscope.probes import readings
 from grokscope.probes.record import Record
 from grokscope.probes.region_pass import TrainingPass
+from grokscope.probes.region_quantities import WITH_CHANCE
 from grokscope.probes.regions import regions
 from grokscope.runs import Run
 from grokscope.tasks import CompletionSettings, ModularSettings
@@ -284,6 +285,21 @@ def test_every_quantity_is_recorded_or_absent_and_figures_draw(make_run, drawing
     assert len(drawings(regions, record)) == len(regions.figures)
     null = values(record, "regions.stable_rank_mean.null")
     assert 1 <= null[0] <= null[1] <= null[2] <= 5
+
+
+def test_chance_bands_are_those_of_initial_weights(make_run):
+    settings = MLPSettings(d_embed=4, hidden=(9,))
+    run = make_run(settings, ADD5, random_saves(settings, 1))
+    record = measured(run, null_samples=6)
+    generator = torch.Generator().manual_seed(0)
+    drawn = [run.model.init(generator, torch.float64) for _ in range(6)]
+    of_draws = measured(make_run(settings, ADD5, drawn, name="draws"), null_samples=0)
+    compared = [name for name in WITH_CHANCE if name != "regions.rule_gap"]  # its frequencies are a run's own
+    for name in compared:
+        expected = np.quantile(values(of_draws, name), [0.05, 0.5, 0.95], axis=0)
+        np.testing.assert_allclose(values(record, f"{name}.null"), expected, rtol=1e-9, err_msg=name)
+    assert record.measurements["regions.gate_margin.null"].dims == ("null_quantile", "margin_quantile")
+    assert len({values(of_draws, name).tobytes() for name in compared}) == len(compared)
 
 
 def test_gelu_has_gates_but_no_reduction(make_run):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from grokscope.measures.spectra import balance_gap
 from grokscope.models import (
     DeepLinearSettings,
     MLPSettings,
@@ -20,10 +21,12 @@ from grokscope.models import (
 from grokscope.probes.norms import norms
 from grokscope.probes.record import Record
 from grokscope.probes.spectra import NORMS, RANKS, spectra
-from grokscope.runs import Run
+from grokscope.probes.stepwise import random_params as random_weights
+from grokscope.runs import Model, Run
 from grokscope.tasks import CompletionSettings, ModularSettings
 
 F64 = torch.float64
+LEVELS = (0.05, 0.5, 0.95)
 NAMES = ("singular_values", *RANKS, "numerical_rank", *NORMS)
 
 
@@ -253,6 +256,122 @@ def test_chance_bands_are_those_of_gaussian_products(make_run):
     assert record.measurements["spectra.ov.0.effective_rank.null"].dims == ("null_quantile",)
     assert record.coordinates["null_quantile"] == [0.05, 0.5, 0.95]
     assert value(record, "spectra.mean_active.stable_rank.null").shape == (3,)
+
+
+MEASURES = (*RANKS, "numerical_rank", *NORMS)
+
+
+def rescaled(model: Model, like: Params, samples: int) -> list[Params]:
+    """The random weights behind the bands, each tensor at the Frobenius norm of that of ``like``; separate
+    embeddings, which enter side by side, at the norm of both."""
+
+    def norm(params: Params, name: str) -> Tensor:
+        together = [n for n in params if n.startswith("embed") and name.startswith("embed")] or [name]
+        return torch.cat([params[n].flatten() for n in together]).norm()
+
+    blocks = random_weights(model, samples)
+    draws = [{n: v[i] for n, v in b.items()} for b in blocks for i in range(len(next(iter(b.values()))))]
+    return [
+        {n: v * norm(like, n) / norm(draw, n) if float(v.norm()) else v for n, v in draw.items()}
+        for draw in draws
+    ]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        MLPSettings(d_embed=6, hidden=(9,)),
+        MLPSettings(d_embed=6, hidden=(9, 7), combine="sum"),
+        MLPSettings(d_embed=6, hidden=(9,), embedding="separate", combine="sum"),
+    ],
+)
+def test_chance_at_the_norms_of_a_save_is_that_of_rescaled_weights(make_run, settings):
+    """The gates among them: without biases they do not feel the scale of a weight."""
+    p, scales = 8, (0.2, 3.0)
+    saves = [{n: v * s for n, v in random_params(settings, p, 5).items()} for s in scales]
+    run = make_run(settings, ModularSettings(p=p), saves)
+    record = measured(run, null_samples=5)
+    for row, save in enumerate(run.params(index) for index in range(2)):
+        drawn = rescaled(run.model, save, 5)
+        name = f"rescaled-{row}"
+        of_draws = measured(make_run(settings, ModularSettings(p=p), drawn, name=name), null_samples=2)
+        of_gates = {"mean_active", "agop", "token_to_logit"}
+        for which in of_gates if run.model.separate_embeddings else of_gates | run.model.maps(save).keys():
+            sigma = value(of_draws, f"spectra.{which}.singular_values")
+            size = value(record, f"spectra.{which}.factor_norms")[row]
+            found = size * value(record, f"spectra.{which}.singular_values.null")
+            np.testing.assert_allclose(found, np.quantile(sigma, LEVELS, axis=0), rtol=1e-9, atol=1e-9)
+            for quantity in MEASURES:
+                null = f"spectra.{which}.{quantity}.null"
+                if quantity == "frobenius" and which not in of_gates:
+                    assert "drawn with this norm" in record.absent[null]
+                    continue
+                band = value(record, null)
+                expected = np.quantile(value(of_draws, f"spectra.{which}.{quantity}"), LEVELS)
+                np.testing.assert_allclose(band if quantity not in NORMS else band[row], expected, rtol=1e-9)
+    assert record.measurements["spectra.agop.nuclear.null"].dims == ("step", "null_quantile")
+    assert record.measurements["spectra.agop.singular_values.null"].dims == ("null_quantile", "rank.agop")
+
+
+def test_chance_of_maps_of_many_factors_is_that_of_rescaled_factors(make_run):
+    settings, p = TransformerSettings(d_model=8, n_heads=2, d_mlp=12), 7
+    saves = [{n: v * s for n, v in random_params(settings, p, 5).items()} for s in (0.2, 3.0)]
+    run = make_run(settings, ModularSettings(p=p), saves)
+    record = measured(run, null_samples=5)
+    drawn = rescaled(run.model, saves[0], 5)
+    for which in ("direct", "ov.0", "qk.1", "neuron_logit"):
+        for row, save in enumerate(saves):
+            norms = [torch.linalg.matrix_norm(factor) for factor in run.model.maps(save)[which].factors]
+            products = []
+            for params in drawn:
+                sides = zip(run.model.maps(params)[which].factors, norms, strict=True)
+                parts = [factor * norm / torch.linalg.matrix_norm(factor) for factor, norm in sides]
+                products.append(torch.linalg.multi_dot(parts))
+            sigma = torch.linalg.svdvals(torch.stack(products)).numpy()
+            for quantity, numbers in {
+                "nuclear": sigma.sum(-1),
+                "schatten_two_over_depth": (np.where(sigma > 1e-9, sigma, 0) ** (2 / len(norms))).sum(-1),
+                "frobenius": np.sqrt((sigma**2).sum(-1)),
+                "spectral": sigma[:, 0],
+            }.items():
+                band = value(record, f"spectra.{which}.{quantity}.null")[row]
+                np.testing.assert_allclose(band, np.quantile(numbers, LEVELS), rtol=1e-9)
+
+
+def test_chance_of_a_sum_of_paths_is_at_the_norm_of_the_sum(make_run):
+    settings, p = TransformerSettings(d_model=8, n_heads=2, d_mlp=12), 7
+    run = make_run(settings, ModularSettings(p=p), [random_params(settings, p, 5)])
+    record = measured(run, null_samples=5)
+    blocks = random_weights(run.model, 5)
+    drawn = [{n: v[i] for n, v in b.items()} for b in blocks for i in range(5)]
+    of_draws = measured(make_run(settings, ModularSettings(p=p), drawn, name="draws", dtype=np.float64))
+    for which in ("mean_active", "agop"):
+        nuclear, own = (value(of_draws, f"spectra.{which}.{of}") for of in ("nuclear", "frobenius"))
+        expected = value(record, f"spectra.{which}.frobenius")[0] * np.quantile(nuclear / own, LEVELS)
+        np.testing.assert_allclose(value(record, f"spectra.{which}.nuclear.null")[0], expected, rtol=1e-9)
+        assert "drawn with this norm" in record.absent[f"spectra.{which}.frobenius.null"]
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_chance_of_the_balance_gap_is_that_of_rescaled_layers(make_run, depth):
+    sigma = torch.tensor([3.0, 1.0, 0.5, 0.2], dtype=F64)
+    saves = [{n: v * s for n, v in balanced(sigma, depth).items()} for s in (1.0, 4.0)]
+    run = make_run(DeepLinearSettings(depth=depth), CompletionSettings(d=4, rank=1), saves)
+    band = value(measured(run, null_samples=6), "spectra.balance_gap.null")
+    for row, save in enumerate(saves):
+        drawn = rescaled(run.model, save, 6)
+        gaps = [balance_gap([layers[f"layer.{i + 1}.W"].mT for i in range(depth)]) for layers in drawn]
+        np.testing.assert_allclose(band[row], np.quantile(torch.stack(gaps), LEVELS), rtol=1e-9, atol=1e-12)
+
+
+def test_a_save_that_is_not_finite_has_no_band(make_run):
+    settings = MLPSettings(d_embed=3, hidden=(5,))
+    params = random_params(settings, 5)
+    broken = {**params, "head.W_U": params["head.W_U"] * math.nan}
+    record = measured(make_run(settings, ModularSettings(p=5), [params, broken]))
+    for which in ("unembedding", "mean_active"):
+        assert np.isfinite(value(record, f"spectra.{which}.nuclear.null")).all(-1).tolist() == [True, False]
+        assert np.isfinite(value(record, f"spectra.{which}.factor_norms")).tolist() == [True, False]
 
 
 def test_ranks_are_ordered(make_run):

@@ -119,7 +119,7 @@ def test_the_section_of_an_import_fits_and_its_table_stacks_on_a_phone(
 
 def test_figures_take_the_colours_of_the_theme(browser: Chromium, page: Path) -> None:
     ink = "getComputedStyle(document.querySelector('svg.figure text')).fill"
-    curve = "getComputedStyle(document.querySelector('svg.figure path[style*=\"stroke: var(--c1\"]')).stroke"
+    curve = "getComputedStyle(document.querySelector('svg.figure path[style*=\"stroke:var(--c1\"]')).stroke"
     tab = browser.open(page, scheme="light")
     light = tab.value(ink), tab.value(curve)
     tab.page.emulate_media(color_scheme="dark")

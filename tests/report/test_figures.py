@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from grokscope.probes import FigureSpec, Probe, Record
+from grokscope.probes import FigureSpec, Probe, Quantity, Record
 from grokscope.probes.drawing import CYCLE, TRAIN, curve, time_axes
 from grokscope.report.figures import THEME, draw_figures, figure_svg
 
@@ -140,6 +140,61 @@ def test_a_failing_figure_is_told_for_a_plug_in_and_raised_for_our_own(
     with pytest.raises(RuntimeError, match="no such thing"):
         draw_figures(ours, record, "f", strict=True)
     assert draw_figures(ours, record, "f", strict=False)[0].failure
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        ([0.0, 0.0, 0.0], "all weights are zero at every save, so"),
+        ([0.0, np.nan, 0.0], "all weights are zero at every save that is finite"),
+        ([np.nan] * 3, "no save has finite weights"),
+    ],
+)
+def test_of_a_run_without_weights_a_figure_says_why_it_is_not_there(
+    make_probe: Callable[..., Probe], sizes: list[float], said: str
+) -> None:
+    def draw(record: Record, figure: Figure) -> None:
+        raise IndexError("tuple index out of range")
+
+    record = Record("r", np.array([0, 1, 2]))
+    record.declare([Quantity("norm.total", "", "Size.")])
+    record.add("norm.total", np.array(sizes))
+    ours = make_probe("ours", (), (FigureSpec("t", "c", draw),), module="grokscope.probes.ours")
+    (drawing,) = draw_figures(ours, record, "f", strict=True)
+    assert drawing.failure.startswith(said)
+    foreign = make_probe("foreign", (), (FigureSpec("t", "c", draw),), module="grokscope_plugin_mine")
+    assert draw_figures(foreign, record, "f", strict=True)[0].failure.startswith("IndexError")
+
+
+def test_paths_are_short_and_end_where_they_ended(record: Record) -> None:
+    x, y = np.linspace(0, 10, 200), np.random.default_rng(0).random(200)
+
+    def draw(record: Record, figure: Figure) -> None:
+        figure.subplots().plot(x, y, color=CYCLE[0])
+
+    svg = figure_svg(FigureSpec("t", "c", draw), record, "f")
+    paths = re.findall(r'd="M([\d.]+) ([\d.]+)l([^"MlzL]*)"', svg)
+    start_x, start_y, steps = max(paths, key=lambda path: len(path[2]))
+    moved = np.array([float(n) for n in re.findall(r"-?(?:\d+\.?\d*|\.\d+)", steps)]).reshape(-1, 2)
+    places = np.cumsum(np.vstack([[float(start_x), float(start_y)], moved]), axis=0)
+    assert len(places) == 200
+    assert len(steps) < 200 * 12
+    # straight in both directions from data to paper, to within a tenth of a unit
+    for side, values in enumerate((x, y)):
+        slope, foot = np.polyfit(values, places[:, side], 1)
+        assert np.abs(foot + slope * values - places[:, side]).max() < 0.11
+
+
+def test_groups_that_do_nothing_are_gone_below_the_parts_of_a_figure(record: Record) -> None:
+    def draw(record: Record, figure: Figure) -> None:
+        for axes in figure.subplots(1, 2):
+            axes.plot([0, 1], [0, 1])
+
+    root = ElementTree.fromstring(figure_svg(FigureSpec("t", "c", draw), record, "f"))
+    (sheet,) = root.findall("g")
+    parts = list(sheet)
+    assert [part.tag for part in parts] == ["g", "g", "g"]  # the paper and two axes
+    assert all(inner.attrib for part in parts for inner in part.iter("g") if inner is not part)
 
 
 def test_users_own_matplotlib_settings_do_not_show(probes: list[Probe], record: Record) -> None:

@@ -289,14 +289,20 @@ def test_what_is_more_than_lines_stays_a_drawing(make_record: Callable[..., Reco
         assert drawn(record, draw)["axes"][0]["live"] is False
 
 
-def test_a_figure_without_time_has_no_chart(make_record: Callable[..., Record]) -> None:
+def test_a_figure_without_time_has_its_data_and_no_chart(make_record: Callable[..., Record]) -> None:
     record = make_record(5)
 
     def plain(record: Record, figure: Any) -> None:
         figure.subplots().plot([0, 1], [0, 1])
 
     spec = FigureSpec("t", "c", plain)
-    assert draw_figure(spec, record, "f")[1] is None
+    chart = draw_figure(spec, record, "f")[1]
+    assert chart is not None
+    assert [(axes["time"], axes["lines"], axes["tables"][0]["columns"]) for axes in chart["axes"]] == [
+        (False, [], [[0, 1], [0, 1]])
+    ]
+    empty = FigureSpec("t", "c", lambda record, figure: None)
+    assert draw_figure(empty, record, "f")[1] is None
 
 
 def test_names_of_series_are_those_of_the_record(record: Record, probes: list[Probe]) -> None:

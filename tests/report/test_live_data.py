@@ -6,14 +6,18 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
+from grokscope.probes.views import Frames
+from grokscope.report.encoding import decoded as read_back
+from grokscope.report.encoding import encoded
 from tests.report import live_payload as made
 from tests.report.chromium import needs_chromium
-from tests.report.live_tab import Open, decoded, frame, saved
+from tests.report.live_tab import Open, decoded, drawn, frame, go_to, saved
 
 pytestmark = needs_chromium
 
@@ -49,6 +53,70 @@ def test_arrays_are_read_as_they_were_written(open_page: Open) -> None:
         made.bits(marks),
     )
     np.testing.assert_array_equal(back, marks)
+
+
+@pytest.mark.parametrize("coding", ["flips", "xor"])
+def test_the_page_reads_what_was_encoded_for_it(open_page: Open, coding: str) -> None:
+    tab = open_page()
+    draw = np.random.default_rng(5)
+    marks = draw.random((300, 77)) < 0.5
+    if coding == "flips":
+        marks = np.cumsum(draw.random((300, 77)) < 0.02 * draw.random(77) ** 2, axis=0) % 2 == 1
+    held = encoded(Frames(marks, "bits"))
+    assert held["coding"] == coding
+    back = tab.value(
+        """async (meta) => {
+          const frames = await grokscope.decode(meta);
+          const [frame, place] = [[...Array(300).keys()], [...Array(77).keys()]];
+          return frame.map((at) => place.map((bit) => frames.bit(at, bit)));
+        }""",
+        held,
+    )
+    np.testing.assert_array_equal(back, marks)
+    values = draw.random((4, 5))
+    values[1], values[2, 3] = np.nan, np.inf
+    held = encoded(Frames(values, "byte"))
+    for row in range(4):
+        found = np.array(
+            tab.value(
+                "async ([meta, at]) => Array.from((await grokscope.decode(meta)).values(at), String)", [held, row]
+            ),
+            dtype=float,
+        )
+        np.testing.assert_allclose(found, read_back(held)[row], rtol=1e-5, atol=1e-7)
+
+
+def test_what_is_undefined_at_a_step_is_hatched_and_said(open_page: Open) -> None:
+    live = made.payload()
+    gone = {"bars": ["layers", 0, "values"], "plane": ["layers", 0, "points"], "shares": ["values"]}
+    for kind, path in gone.items():
+        holder: Any = next(view for view in live["views"] if view["kind"] == kind)
+        for key in path[:-1]:
+            holder = holder[key]
+        values = np.random.default_rng(1).random(holder[path[-1]]["shape"])
+        values[4] = np.nan
+        holder[path[-1]] = encoded(Frames(values, "byte", low=0.0, high=1.0))
+    tab = open_page(live, address=f"#step={made.STEPS[4]}")
+    for kind in ("bars", "plane"):
+        tab.page.locator(f".view.{kind}").scroll_into_view_if_needed()
+        drawn(tab, kind)
+        label = tab.page.locator(f".view.{kind} canvas").get_attribute("aria-label") or ""
+        assert "undefined at this step" in label
+        assert tab.value(
+            f"""() => {{
+              const canvas = document.querySelector('.view.{kind} canvas');
+              return canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.some((v) => v > 0);
+            }}"""
+        )
+    tab.page.locator(".view.shares").scroll_into_view_if_needed()
+    drawn(tab, "shares")
+    assert tab.page.locator(".view.shares .parts b").all_text_contents() == ["undefined at this step"] * 3
+    go_to(tab, made.STEPS[5])
+    assert "%" in (tab.page.locator(".view.shares .parts b").first.text_content() or "")
+    tab.page.locator(".view.bars").scroll_into_view_if_needed()
+    frame(tab)
+    assert "undefined" not in (tab.page.locator(".view.bars canvas").get_attribute("aria-label") or "")
+    assert tab.complaints == []
 
 
 def test_a_table_shows_two_hundred_rows_at_a_time(open_page: Open) -> None:
@@ -118,9 +186,42 @@ def test_a_saved_drawing_stands_on_its_own(open_page: Open, tmp_path: Path, figu
     assert len(list(root.iter("{http://www.w3.org/2000/svg}path"))) > 1
 
 
-def test_a_heat_map_offers_its_drawing_only(open_page: Open) -> None:
+def test_a_drawing_without_data_offers_itself_only(open_page: Open) -> None:
     tab = open_page()
     assert tab.page.locator("#figure-f2-2 .tools button").all_text_contents() == ["SVG"]
+
+
+def test_a_heat_map_has_its_values_as_table_csv_and_json(open_page: Open, tmp_path: Path) -> None:
+    live = made.payload()
+    values = np.random.default_rng(7).random((3, 2))
+    values[1, 0] = np.nan
+    steps = [0, 100, 300]
+    live["charts"]["f2-2"]["axes"][0]["tables"] = [
+        {"title": "share by step", "head": ["step"], "x": steps, "labels": ["1", "2"],
+         "values": encoded(Frames(values, "byte"))},
+        {"title": "Events", "head": ["name", "after"], "columns": [["fit", "=2"], [30, None]]},
+    ]  # fmt: skip
+    tab = open_page(live)
+    figure = tab.page.locator("#figure-f2-2")
+    assert figure.locator(".tools button").all_text_contents() == ["Table", "CSV", "JSON", "SVG"]
+    figure.get_by_role("button", name="Table").click()
+    figure.locator(".data table").nth(1).wait_for()
+    assert figure.locator(".data caption").all_text_contents()[1] == "Events"
+    assert "rounded by at most" in (figure.locator(".data caption").first.text_content() or "")
+    assert figure.locator(".data tbody th").all_text_contents() == ["0", "100", "300", "fit", "=2"]
+    assert figure.locator(".data tbody td").nth(2).text_content() == "–"
+    _, text = saved(tab, "f2-2", "CSV", tmp_path)
+    first, second = text.strip().split("\n\n")
+    rows = [row.split(",") for row in first.splitlines()]
+    assert rows[0] == ["step", "1", "2"]
+    assert rows[2][:2] == ["100", ""]
+    assert float(rows[3][2]) == pytest.approx(values[2, 1], abs=0.002)
+    assert second.splitlines() == ["name,after", "fit,30", "'=2,"]
+    _, text = saved(tab, "f2-2", "JSON", tmp_path)
+    tables = json.loads(text)["tables"]
+    assert tables[1] == {"title": "Events", "head": ["name", "after"], "columns": [["fit", "=2"], [30, None]]}
+    assert tables[0]["columns"][1][1] is None
+    assert tab.complaints == []
 
 
 def test_without_scripts_nothing_moves_and_nothing_pretends_to(open_page: Open) -> None:

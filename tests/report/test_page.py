@@ -248,7 +248,7 @@ def hostile_page(make_probe: Callable[..., Probe], manifest: dict[str, Any]) -> 
 
 def test_nothing_that_a_run_says_becomes_markup(hostile_page: str, page: Page, page_text: str) -> None:
     shown = Page(hostile_page)  # tags still balance: no text has opened or closed one
-    assert shown.all("script") == [{}]
+    assert shown.all("script") == [{"type": "application/json", "id": "live"}, {}]
     assert re.findall(r"<script>(.*?)</script>", hostile_page, re.DOTALL) == re.findall(
         r"<script>(.*?)</script>", page_text, re.DOTALL
     )

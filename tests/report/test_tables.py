@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from grokscope.report.tables import (
     array_table,
     claim_rows,
     event_tables,
-    figure_table,
+    figure_tables,
     moments,
     natural,
     series_table,
@@ -152,16 +153,42 @@ def test_claims_and_vitals_are_the_records(record: Record) -> None:
     assert vitals(small()) == []
 
 
-def test_a_figure_without_scripts_has_up_to_twenty_rows(make_record: Callable[..., Record]) -> None:
-    record = make_record(300)
-    table = figure_table(record, ["loss.train", "loss.slope", "fourier.embedding.fraction", "gone"])
-    assert table is not None
+def chart(*lines: dict[str, Any], tables: tuple[dict[str, Any], ...] = ()) -> dict[str, Any]:
+    return {"box": [1, 1], "axes": [{"ylabel": "share", "lines": list(lines), "tables": list(tables)}]}
+
+
+def of(*names: str) -> list[dict[str, Any]]:
+    return [{"label": name, "series": name} for name in names]
+
+
+def test_a_figure_has_twenty_rows_where_no_script_runs(
+    record: Record, make_record: Callable[..., Record]
+) -> None:
+    (table,) = figure_tables(
+        record, chart(*of("loss.train", "loss.slope", "fourier.embedding.fraction", "gone"))
+    )
     assert table.head == ("step", "loss.train", "loss.slope")
     assert len(table.rows) == FIGURE_ROWS
     first, last = table.rows[0], table.rows[-1]
     assert first == ("0", number(record["loss.train"][0]), "–")  # nothing lies before the first save
     assert last[1:] == (number(record["loss.train"][-1]), number(record["loss.slope"][-1]))
-    few = figure_table(make_record(5), ["loss.train"])
-    assert few is not None
+    (few,) = figure_tables(make_record(5), chart(*of("loss.train")))
     assert len(few.rows) == 5
-    assert figure_table(record, ["gone"]) is None
+    assert figure_tables(record, chart(*of("gone"))) == []
+
+
+def test_lines_of_their_own_stand_at_their_own_saves(record: Record) -> None:
+    steps = record.steps[[0, 2, 4]].tolist()
+    own = {"label": "k = 3", "series": None, "x": steps, "y": [0.5, None, 0.25]}
+    (table,) = figure_tables(record, chart(own, *of("loss.train")))
+    assert table.head == ("step", "share: k = 3", "loss.train")
+    assert [row[:2] for row in table.rows] == [
+        (str(step), text) for step, text in zip(steps, ("0.5000", "–", "0.2500"), strict=True)
+    ]
+    assert table.rows[1][2] == number(record["loss.train"][2])
+
+
+def test_what_is_no_line_over_time_has_rows_too(record: Record) -> None:
+    held = {"title": "Events", "head": ["name", "after step"], "columns": [["fit", "grok"], [30.0, None]]}
+    (table,) = figure_tables(record, chart(tables=(held,)))
+    assert (table.title, table.head, table.rows) == ("Events", ("name", "after step"), [("fit", "30"), ("grok", "–")])

@@ -16,6 +16,25 @@
     for (let at = width; at < bytes.length; at++) bytes[at] ^= bytes[at - width];
   }
 
+  // Where a bit differs from the frame before, as distances in base 128; all frames of one bit before the next bit.
+  function fromFlips(digits, count, size) {
+    const width = Math.ceil(size / 8);
+    const whole = new Uint8Array(count * width);
+    let place = -1;
+    let unit = 1;
+    for (const digit of digits) {
+      place += (digit & 127) * unit;
+      unit *= 128;
+      if (digit & 128) continue;
+      unit = 1;
+      const [bit, frame] = [Math.floor(place / count), place % count];
+      if (bit >= size) throw new Error("an array with a mark beyond its end");
+      whole[frame * width + (bit >> 3)] |= 128 >> (bit & 7);
+    }
+    unxor(whole, width);
+    return whole;
+  }
+
   // All first bytes, then all second ones, and so on: each kind of byte deflates better among its own.
   function unshuffle(bytes, size) {
     const count = bytes.length / size;
@@ -34,6 +53,7 @@
       this.size = meta.shape.slice(1).reduce((product, side) => product * side, 1);
       this.width = meta.type === "bits" ? Math.ceil(this.size / 8) : this.size * BYTES[meta.type];
       this.rows = meta.frames || null;
+      if (meta.coding === "flips") bytes = fromFlips(bytes, this.count, this.size);
       if (bytes.length !== this.count * this.width) throw new Error("an array of another length than it states");
       if (meta.coding === "delta") undelta(bytes, this.width);
       else if (meta.coding === "xor") unxor(bytes, this.width);
@@ -63,7 +83,12 @@
       return Array.isArray(value) ? value[index] : value;
     }
 
-    // The frame's bytes as they are: counts up to 255, bits, or levels between low and high.
+    // The highest level of a byte that holds a number; one above it says that there is none.
+    get top() {
+      return this.meta.top ?? 255;
+    }
+
+    // The frame's bytes as they are: counts up to the top, bits, or levels between low and high.
     raw(index) {
       return this.bytes.subarray(index * this.width, (index + 1) * this.width);
     }
@@ -75,12 +100,13 @@
       const into = this.scratch[buffer];
       const levels = this.words || this.bytes;
       const low = this.limit("low", index);
-      const unit = (this.limit("high", index) - low) / (this.words ? 65535 : 255);
+      const top = this.words ? 65535 : this.top;
+      const unit = (this.limit("high", index) - low) / top;
       const logarithmic = this.meta.scale === "log10";
       for (let at = 0; at < this.size; at++) {
         const level = levels[start + at];
         if (logarithmic) into[at] = level === 0 ? 0 : 10 ** (low + unit * level);
-        else into[at] = low + unit * level;
+        else into[at] = level > top ? NaN : low + unit * level;
       }
       return into;
     }

@@ -1,6 +1,6 @@
 // Under each figure: its data as a table, as CSV and JSON, and its drawing as SVG, made when they are asked for.
 {
-  const { make, draw, number, exact, whole, points, lineName, slug } = grokscope;
+  const { make, draw, number, exact, whole, points, lineName, slug, decode } = grokscope;
   const ROWS = 200;
 
   // Lines of one axis in columns over all the places at which any of them has a point.
@@ -25,14 +25,23 @@
   // Lines without names in a drawing that is not described whole are strokes, not data.
   const hasData = (axes) => Boolean(axes.lines?.some((line) => axes.live || line.label));
 
-  // A table for all axes over time together, and one for each other axes that has lines.
-  function tablesOf(chart, series) {
-    const shown = chart.axes.filter(hasData);
-    const groups = [shown.filter((axes) => axes.time), ...shown.filter((axes) => !axes.time).map((axes) => [axes])];
-    return groups.filter((group) => group.length).map((group) => ({
-      first: group[0].time ? "step" : "x",
-      ...columnsOf(group, series),
-    }));
+  // What was read off the drawing of other axes. Maps are packed: they are opened when somebody asks for them.
+  async function opened({ title, head, columns, x, labels, values }) {
+    if (columns) return { title, first: head[0], head: head.slice(1), order: columns[0], columns: columns.slice(1) };
+    const frames = await decode(values);
+    const rows = x.map((_, at) => frames.values(at).slice());
+    const rounded = `${title} (8-bit, rounded by at most ${number(values.error, 2)})`;
+    return {
+      title: rounded, first: head[0], head: labels, order: x, columns: labels.map((_, at) => rows.map((row) => row[at])),
+    };
+  }
+
+  // One table for the lines of all axes over time together, and those of the other marks.
+  async function tablesOf(chart, series) {
+    const group = chart.axes.filter((axes) => axes.time && hasData(axes));
+    const others = chart.axes.flatMap((axes) => axes.tables ?? []);
+    const lines = group.length ? [{ title: "", first: "step", ...columnsOf(group, series) }] : [];
+    return [...lines, ...await Promise.all(others.map(opened))];
   }
 
   // A cell that a spreadsheet would take for a formula gets an apostrophe.
@@ -42,27 +51,33 @@
   }
 
   function csv(tables) {
+    const value = (one) => (typeof one === "string" ? cell(one) : exact(one));
     const one = ({ first, head, order, columns }) => [
       [first, ...head].map(cell).join(","),
-      ...order.map((step, row) => [String(step), ...columns.map((column) => exact(column[row]))].join(",")),
+      ...order.map((step, row) => [step, ...columns.map((column) => column[row])].map(value).join(",")),
     ].join("\n");
     return `${tables.map(one).join("\n\n")}\n`;
   }
 
-  function json(key, title, chart, series) {
+  async function json(key, title, chart, series) {
     const plain = (values) => Array.from(values, (value) => {
+      if (typeof value === "string") return value;
       const text = exact(value);
       return text === "" ? null : Number(text);
     });
     const axes = chart.axes.filter(hasData).map((one) => ({
-      title: one.title || "", ylabel: one.ylabel || "", over: one.time ? "step" : "x",
+      title: one.title || "", ylabel: one.ylabel || "", over: "step",
       lines: one.lines.map((line) => {
         const { steps, values } = points(line, series);
         return { label: line.label, x: plain(steps), y: plain(values) };
       }),
       bands: one.bands || [], levels: one.levels || [],
     }));
-    return `${JSON.stringify({ figure: key, title, axes }, null, 1)}\n`;
+    const read = await Promise.all(chart.axes.flatMap((one) => one.tables ?? []).map(opened));
+    const tables = read.map((table) => ({
+      title: table.title, head: [table.first, ...table.head], columns: [table.order, ...table.columns].map(plain),
+    }));
+    return `${JSON.stringify({ figure: key, title, axes, tables }, null, 1)}\n`;
   }
 
   function save(name, type, text) {
@@ -130,11 +145,19 @@
   }
 
   // One page of rows at a time, opened where the time stands.
-  function tableView({ first, head, order, columns }) {
+  function tableView({ title, first, head, order, columns }) {
     const { time } = grokscope;
     const pages = Math.ceil(order.length / ROWS);
     const here = first === "step" ? Math.max(0, order.indexOf(time.step)) : 0;
     let page = Math.floor(here / ROWS);
+    // a column of whole numbers is written out as such
+    const plain = (values) => Array.prototype.every.call(values, (value) =>
+      value === null || Number.isNaN(value) || (Number.isInteger(value) && Math.abs(value) < 1e9));
+    const written = [order, ...columns].map((values) => (plain(values) ? whole : (value) => number(value, 4)));
+    const shown = (value, at) => {
+      if (typeof value === "string") return value;
+      return Number.isFinite(value ?? NaN) ? written[at](value) : number(NaN);
+    };
     const body = make("tbody");
     const where = make("span", { role: "status" });
     const turn = (by, text) => make("button", { type: "button", onclick: () => { page += by; show(); } }, text);
@@ -142,10 +165,10 @@
     function show() {
       const start = page * ROWS;
       body.replaceChildren(...order.slice(start, start + ROWS).map((step, at) => {
-        const name = first === "step" ? whole(step) : number(step, 4);
+        const name = shown(step, 0);
         const marks = first === "step" && step === time.step ? { "aria-current": "true" } : {};
         return make("tr", marks, make("th", { scope: "row" }, name),
-          ...columns.map((column) => make("td", {}, number(column[start + at] ?? NaN, 4))));
+          ...columns.map((column, place) => make("td", {}, shown(column[start + at], place + 1))));
       }));
       back.disabled = page === 0;
       on.disabled = page === pages - 1;
@@ -154,8 +177,9 @@
     }
     show();
     const names = [first, ...head].map((name, at) => make("th", { scope: "col", class: at ? false : "l" }, name));
-    const table = make("table", {}, make("thead", {}, make("tr", {}, ...names)), body);
-    const name = `Data of the figure by ${first}`;
+    const caption = title ? [make("caption", {}, title)] : [];
+    const table = make("table", {}, ...caption, make("thead", {}, make("tr", {}, ...names)), body);
+    const name = title || `Data of the figure by ${first}`;
     const frame = { class: "scroll rows", tabindex: "0", role: "group", "aria-label": name };
     return make("div", {}, make("div", frame, table), pages > 1 ? make("p", { class: "turn" }, back, on, where) : "");
   }
@@ -167,20 +191,21 @@
     const row = make("p", { class: "tools", role: "group", "aria-label": `Data of: ${title}` });
     const place = figure.querySelector("figcaption") ?? figure.lastElementChild;
     const button = (text, onclick) => row.append(make("button", { type: "button", onclick }, text));
-    if (chart.axes.some(hasData)) {
+    if (chart.axes.some((axes) => axes.tables?.length || (axes.time && hasData(axes)))) {
       const holder = make("div", { class: "data", hidden: true });
-      button("Table", (event) => {
+      button("Table", async (event) => {
         holder.hidden = !holder.hidden;
         event.target.setAttribute("aria-expanded", String(!holder.hidden));
-        holder.replaceChildren(...(holder.hidden ? [] : tablesOf(chart, series).map(tableView)));
+        const tables = holder.hidden ? [] : await tablesOf(chart, series);
+        holder.replaceChildren(...(holder.hidden ? [] : tables.map(tableView)));
         for (const here of holder.querySelectorAll("tr[aria-current]")) {
           const box = here.closest(".scroll");
           box.scrollTop = here.offsetTop - box.clientHeight / 2;
         }
       });
       row.firstChild.setAttribute("aria-expanded", "false");
-      button("CSV", () => save(`${stem}.csv`, "text/csv", csv(tablesOf(chart, series))));
-      button("JSON", () => save(`${stem}.json`, "application/json", json(key, title, chart, series)));
+      button("CSV", async () => save(`${stem}.csv`, "text/csv", csv(await tablesOf(chart, series))));
+      button("JSON", async () => save(`${stem}.json`, "application/json", await json(key, title, chart, series)));
       place.after(row, holder);
     } else place.after(row);
     button("SVG", () => save(`${stem}.svg`, "image/svg+xml", asSvg(figure, title)));

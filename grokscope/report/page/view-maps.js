@@ -1,6 +1,6 @@
 // Views without axes of numbers: the embedding in a plane, a matrix as a map, shares as one bar.
 {
-  const { make, kinds, canvas, colour, number, ready } = grokscope;
+  const { make, kinds, canvas, colour, number, ready, missing, UNDEFINED } = grokscope;
 
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const printing = () => document.documentElement.classList.contains("printing");
@@ -28,9 +28,16 @@
       return {
         reserve: () => ready(element, 1),
         paint({ arrays: [frames, extents], layer, row, measure }) {
-          const { context, width, height } = ready(element, 1, measure);
+          const plot = ready(element, 1, measure);
+          const { context, width, height } = plot;
           const index = frames.index(row);
           const points = frames.values(index);
+          if (points.some(Number.isNaN)) {
+            missing(plot);
+            words.textContent = "";
+            element.setAttribute("aria-label", `${view.title}: ${view.layers[layer].label}, ${UNDEFINED}`);
+            return;
+          }
           const count = frames.size / 2;
           const half = width / 2 - 18;
           const x = (at) => width / 2 + points[2 * at] * half;
@@ -124,19 +131,26 @@
           const [first, last] = view.diverging ? [-most, most] : [from, to];
           const scale = last > first ? (to - from) / (last - first) : 1;
           const shift = last > first ? (255 * (from - first)) / (last - first) : 0;
+          const unit = (255 * scale) / frames.top;
           const table = RAMPS[Boolean(view.diverging)];
           small.width = cols;
           small.height = rows;
           const image = new ImageData(cols, rows);
           const pixels = new Uint32Array(image.data.buffer);
-          for (let at = 0; at < levels.length; at++) pixels[at] = table[Math.round(shift + scale * levels[at])];
+          let gone = false;
+          for (let at = 0; at < levels.length; at++) {
+            if (levels[at] > frames.top) gone = true; // the pixel stays clear
+            else pixels[at] = table[Math.round(shift + unit * levels[at])];
+          }
           small.getContext("2d").putImageData(image, 0, 0);
-          const { context, width, height } = ready(element, rows / cols, measure);
+          const plot = ready(element, rows / cols, measure);
+          const { context, width, height } = plot;
+          if (gone) missing(plot);
           context.imageSmoothingEnabled = false;
           context.drawImage(small, 0, 0, width, height);
           low.textContent = number(first);
           high.textContent = number(last);
-          const range = `from ${number(from)} to ${number(to)}`;
+          const range = `from ${number(from)} to ${number(to)}${gone ? `, in parts ${UNDEFINED}` : ""}`;
           element.setAttribute("aria-label", `${view.title}: ${rows} by ${cols}, ${range}`);
         },
       };
@@ -161,8 +175,9 @@
         paint({ arrays: [frames], row }) {
           const values = frames.values(frames.index(row));
           parts.forEach(({ segment, value }, at) => {
-            segment.style.flexGrow = values[at];
-            value.textContent = `${(100 * values[at]).toFixed(1)} %`;
+            const there = Number.isFinite(values[at]);
+            segment.style.flexGrow = there ? values[at] : 0;
+            value.textContent = there ? `${(100 * values[at]).toFixed(1)} %` : UNDEFINED;
           });
         },
       };

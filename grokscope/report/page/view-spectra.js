@@ -1,6 +1,6 @@
 // Views with axes: bars, singular values, neurons by frequency, phases.
 {
-  const { kinds, canvas, ready, colour, number, valueAxis, linearTicks } = grokscope;
+  const { kinds, canvas, ready, missing, UNDEFINED, colour, number, valueAxis, linearTicks } = grokscope;
   const TURN = Math.PI;
 
   // One canvas that `paint` fills; `describe` gives it its words.
@@ -82,8 +82,10 @@
       const slot = wide / values.length;
       const bar = Math.max(1, slot * (slot > 5 ? 0.72 : 0.86));
       const x = (at) => left + (at + 0.5) * slot;
+      if (values.every(Number.isNaN)) missing(plot, box);
       context.fillStyle = colour("--c1");
       values.forEach((value, at) => {
+        if (Number.isNaN(value)) return;
         const size = axis.place(value) * high;
         context.fillRect(x(at) - bar / 2, foot - size, bar, size);
       });
@@ -92,6 +94,7 @@
         context.lineWidth = 1.2;
         context.beginPath();
         frames.values(frames.index(pinned), 1).forEach((value, at) => {
+          if (Number.isNaN(value)) return;
           const size = axis.place(value) * high;
           if (slot >= 4) context.rect(x(at) - bar / 2 - 0.5, foot - size, bar + 1, size);
           else context.lineTo(x(at), foot - size); // boxes so narrow would be one black block
@@ -127,6 +130,7 @@
       names(box, view.xlabel, view.ylabel);
     }, ({ view, arrays: [frames], row }) => {
       const values = frames.values(frames.index(row));
+      if (values.every(Number.isNaN)) return UNDEFINED;
       return `highest at ${highest(values, 3).map((at) => `${view.labels[at]} (${number(values[at])})`).join(", ")}`;
     }),
   };
@@ -158,8 +162,10 @@
         if (hollow) context.stroke();
         else context.fill();
       };
+      const values = frames.values(frames.index(row));
+      if (!values.some((value) => value > 0)) missing(plot, box);
       context.fillStyle = colour("--c1");
-      dots(frames.values(frames.index(row)), false);
+      dots(values, false);
       if (pinned !== null) {
         context.strokeStyle = colour("--ink");
         context.lineWidth = 1.2;
@@ -197,7 +203,9 @@
       context.fillStyle = colour("--c1");
       context.globalAlpha = 0.75;
       context.beginPath();
+      if (shares.every(Number.isNaN)) missing(plot, box);
       for (let neuron = 0; neuron < which.length; neuron++) {
+        if (which[neuron] > frequency.top || Number.isNaN(shares[neuron])) continue;
         counts.set(which[neuron], (counts.get(which[neuron]) ?? 0) + 1);
         const [across, up] = [x(which[neuron] + 0.7 * jitter(neuron)), foot - axis.place(shares[neuron]) * high];
         context.moveTo(across + 2.2, up);
@@ -222,7 +230,7 @@
       }
       names(box, view.xlabel || "frequency", view.ylabel || "share of the neuron's variance");
     }, ({ arrays: [frequency], row }) => {
-      const which = frequency.raw(frequency.index(row));
+      const which = frequency.raw(frequency.index(row)).filter((place) => place <= frequency.top);
       return `${which.length} neurons at ${new Set(which).size} frequencies`;
     }),
   };
@@ -247,10 +255,12 @@
       context.setLineDash([]);
       const [x, y] = [xs.values(xs.index(row)), ys.values(ys.index(row))];
       const weight = weights ? weights.values(weights.index(row)) : null;
+      if (x.every(Number.isNaN)) missing(plot, box);
       context.fillStyle = colour("--c4");
       context.globalAlpha = 0.75;
       context.beginPath();
       for (let neuron = 0; neuron < x.length; neuron++) {
+        if (Number.isNaN(x[neuron] + y[neuron])) continue;
         const radius = weight ? 0.8 + 3 * Math.sqrt(Math.max(0, weight[neuron])) : 2.2;
         const [across, up] = [left + place(x[neuron]) * wide, foot - place(y[neuron]) * high];
         context.moveTo(across + radius, up);
@@ -261,6 +271,7 @@
       names(box, view.xlabel, view.ylabel);
     }, ({ arrays: [xs, ys], row }) => {
       const [x, y] = [xs.values(xs.index(row)), ys.values(ys.index(row))];
+      if (x.every(Number.isNaN)) return UNDEFINED;
       let near = 0;
       for (let at = 0; at < x.length; at++) if (Math.cos(x[at] - y[at]) > Math.cos(TURN / 8)) near++;
       return `${near} of ${x.length} neurons within π/8 of the diagonal`;

@@ -47,6 +47,31 @@
     return plot;
   }
 
+  // Hatching and a word, where there is nothing to show: at a save whose weights are not finite.
+  function missing({ context, width, height }, { left = 0, right = width, top = 0, foot = height } = {}) {
+    context.save();
+    context.beginPath();
+    context.rect(left, top, right - left, foot - top);
+    context.clip();
+    context.strokeStyle = grokscope.colour("--rule");
+    context.lineWidth = 1;
+    context.beginPath();
+    for (let x = left - (foot - top); x < right; x += 8) {
+      context.moveTo(x, foot);
+      context.lineTo(x + foot - top, top);
+    }
+    context.stroke();
+    context.restore();
+    if (right - left < 60) return;
+    context.strokeStyle = grokscope.colour("--paper");
+    context.fillStyle = grokscope.colour("--soft");
+    context.lineWidth = 3;
+    context.textAlign = "center";
+    context.strokeText(UNDEFINED, (left + right) / 2, (top + foot) / 2);
+    context.fillText(UNDEFINED, (left + right) / 2, (top + foot) / 2);
+  }
+  const UNDEFINED = "undefined at this step";
+
   // A pane is one picture; a kind that does not lay the pinned step over has a second pane beside it.
   function pane(kind, view, which) {
     const stand = make("p", { class: "stand" });
@@ -145,5 +170,5 @@
   }
   const idle = window.requestIdleCallback ?? ((work) => setTimeout(work, 50));
 
-  Object.assign(grokscope, { kinds, addView, ready, canvas, readAhead, WIDEST });
+  Object.assign(grokscope, { kinds, addView, ready, canvas, missing, UNDEFINED, readAhead, WIDEST });
 }

@@ -11,6 +11,7 @@ import torch
 
 from grokscope.measures import fourier, phases, spectra
 from grokscope.measures.neuron_frequencies import mean_explained, neuron_frequencies, neuron_shares
+from grokscope.measures.nulls import factor_norms
 from tests.probes.formulas.rows import Rng, Row, T, fro, wave
 
 # --- fourier: tables (n, d) of n residues, odd and even n; shares f of F frequencies
@@ -255,6 +256,13 @@ def rebuilt(chain: Any) -> Any:
 
 SHAPE = ((6, 5), torch.float64)
 SPECTRA = [
+    Row(
+        "spectra.<map>.factor_norms",
+        r"\prod_{i=1}^q\left\|F_i\right\|_F,\quad A=F_1\cdots F_q",
+        factors,
+        lambda chain: math.prod(fro(part) for part in chain),
+        lambda chain: factor_norms([T(part) for part in chain]),
+    ),
     Row(
         "spectra.<map>.singular_values",
         r"A=\sum_i\sigma_i u_i v_i^\top,\quad\sigma_1\ge\sigma_2\ge\cdots\ge 0",
