@@ -7,7 +7,7 @@ import math
 import numpy as np
 from matplotlib.figure import Figure
 
-from grokscope.probes.drawing import BAND, CYCLE, band, chance_lines, curve, legend, thin, time_axes
+from grokscope.probes.drawing import BAND, CYCLE, NEUTRAL, band, chance_lines, curve, legend, thin, time_axes
 from grokscope.probes.record import Record
 
 PRINCIPAL = ("product", "mean_active", "neuron_logit", "unembedding", "embedding", "embedding_a")
@@ -127,9 +127,8 @@ def draw_singular_values(record: Record, figure: Figure) -> None:
     )
     if null is not None and size is not None:
         for rank in (ranks[0], ranks[len(ranks) // 2]):
-            chance_lines(
-                axes, record.steps, size[:, None] * null[:, rank - 1], f"random weights, rank {rank}"
-            )
+            levels = size[:, None] * null[:, rank - 1]
+            chance_lines(axes, record.steps, levels, f"random weights, rank {rank}", NEUTRAL)
     axes.set_yscale("log")
     # what lies at rounding level would push everything else to the top
     largest = np.nanmax(values)

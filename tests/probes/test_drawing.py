@@ -10,10 +10,12 @@ from matplotlib.figure import Figure
 from grokscope.measures.crossings import Crossing
 from grokscope.probes import Quantity, Record
 from grokscope.probes.drawing import (
+    CHANCE,
     EVENT_COLOURS,
     MAX_POINTS,
     TRAIN,
     PowerLabel,
+    chance_lines,
     curve,
     finish,
     mark_events,
@@ -108,6 +110,22 @@ def test_a_curve_between_saves_stands_at_the_later_one_and_an_absent_one_is_told
     assert curve(axes, record, "gap", "gap", TRAIN)
     assert axes.lines[-1].get_xdata().tolist() == [10, 20]  # pyright: ignore
     assert not curve(axes, record, "y", "y", TRAIN)
+
+
+def test_a_band_that_moves_is_its_two_ends_and_is_told_as_chance() -> None:
+    record = record_of(list(range(0, 4000, 10)))
+    (axes,) = time_axes(Figure(), record)
+    drawn = len(axes.lines)
+    levels = record.steps[:, None] * np.array([1.0, 2.0, 3.0])
+    chance_lines(axes, record.steps, levels, "random weights", TRAIN)
+    low, high = axes.lines[drawn:]
+    for line, factor in ((low, 1.0), (high, 3.0)):
+        steps, values = (np.asarray(data) for data in line.get_data())
+        np.testing.assert_array_equal(values, factor * steps)
+        assert (steps[0], steps[-1]) == (0, 3990)
+        assert len(steps) <= 60
+        assert line.get_gid() == CHANCE
+    assert axes.get_legend_handles_labels()[1] == ["random weights"]
 
 
 def test_the_style_ends_with_its_context_and_leaves_the_backend_alone() -> None:
