@@ -14,6 +14,7 @@ from grokscope.commands.planning import plan
 from grokscope.commands.probing import probe
 from grokscope.commands.reporting import compare, export, figures, report, watch
 from grokscope.commands.stored import lens, verify
+from grokscope.commands.studying import study
 from grokscope.commands.training import quickstart, train
 from grokscope.errors import GrokscopeError, nearest
 
@@ -42,8 +43,8 @@ def cli() -> None:
 
 
 for _command in (
-    quickstart, train, plan, replay, fork, import_, catalog, inspect, probe, report, watch, compare, figures, export,
-    verify, lens,
+    quickstart, train, plan, replay, fork, import_, catalog, inspect, probe, report, watch, compare, study, figures,
+    export, verify, lens,
 ):  # fmt: skip
     cli.add_command(_command)
 

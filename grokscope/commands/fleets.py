@@ -57,9 +57,16 @@ def train_fleet_with_bar(
 
 
 def train_named_with_bar(
-    runs: Sequence[tuple[str, Recipe]], *, device: str, resume: bool, workers: Workers, workspace: Path
+    runs: Sequence[tuple[str, Recipe]],
+    *,
+    device: str,
+    resume: bool,
+    workers: Workers,
+    workspace: Path,
+    tell: bool = True,
 ) -> None:
-    """Train every (name, recipe) with one progress bar for all; those that failed are said on stderr."""
+    """Train every (name, recipe) with one progress bar for all; those that failed are said on stderr, and with
+    ``tell`` those that are finished on stdout."""
     from tqdm import tqdm
 
     from grokscope.training.fleet import train_fleet
@@ -87,7 +94,7 @@ def train_named_with_bar(
             device=device, resume=resume, workers=workers, progress=show,
         )  # fmt: skip
     for run in ended:
-        if run.state == "finished":
+        if tell and run.state == "finished":
             click.echo(f"run     {run.directory}")
     for run in ended:
         if run.error:

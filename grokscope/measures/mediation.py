@@ -234,11 +234,12 @@ def _between(
     t1 = (float(first_R[1 + raised]), float(last_R[1 + raised]))
     t0 = (float(first_R[0]), float(last_R[0]))
     # Monotone in each of the three times while T0 < T1, so the extremes are at the corners.
-    corners = [_formula(*corner) for corner in product(t0, t1, t2) if corner[1:] != (inf, inf)]
+    corners = [_formula(*corner) for corner in product(t0, t1, t2)]
     return min(corners), max(corners), t2[1]
 
 
 def _formula(t0: float, t1: float, t2: float) -> float:
+    # The limit for a finite T2; the low end of an interval for T2 always is.
     return 1.0 if t1 == inf else (t1 - t2) / (t1 - t0)
 
 

@@ -46,6 +46,9 @@ def study_page(
     figures: Sequence[Drawing],
     runs: Sequence[tuple[str, str]],
     left_out: str,
+    *,
+    findings: Sequence[tuple[str, str, str, str]] = (),
+    chosen: str = "",
 ) -> str:
     """A study's results as one self-contained HTML file; equal input gives equal bytes.
 
@@ -55,6 +58,8 @@ def study_page(
         figures: the published figures drawn again from our runs.
         runs: (name, address) of the pages of the runs behind it; an empty address is no link.
         left_out: what of the publication was not repeated, and why; empty for nothing.
+        findings: (quantity, value, interval, note) of what was measured and has no published number.
+        chosen: what the publication left open, and what was taken.
     """
     counts = Counter(row.verdict for row in rows)
     return render_frame(
@@ -68,6 +73,8 @@ def study_page(
         figures=[(figure, Markup(figure.svg)) for figure in figures],
         runs=[(name, address if _is_plain(address) else "") for name, address in runs],
         left_out=left_out,
+        findings=findings,
+        chosen=chosen,
     )
 
 

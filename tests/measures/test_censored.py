@@ -216,8 +216,9 @@ def test_published_law_of_the_transformer_leaves_its_last_arm_out():
 # --- laws whose exponent is known -----------------------------------------------------------------
 
 
-def test_medians_of_the_arms_are_those_of_their_first_evaluations():
-    x, low, high, label = simulated(2, seeds=5)
+@pytest.mark.parametrize("seeds", [4, 5])
+def test_medians_of_the_arms_are_those_of_their_first_evaluations(seeds):
+    x, low, high, label = simulated(2, seeds=seeds)
     fit = log_linear_fit(x, low, high, clusters=list(label), resamples=50)
     line = fit_line(RHO, [np.log(np.median(high[x == rho])) for rho in RHO])
     assert fit.of_medians is not None

@@ -1,0 +1,131 @@
+"""``study``: a published result, ours beside theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from grokscope.commands.fleets import train_named_with_bar
+from grokscope.commands.options import (
+    cluster_option,
+    jobs_option,
+    json_option,
+    shard_option,
+    workspace_option,
+)
+from grokscope.commands.output import complain, sayer, write_json
+from grokscope.commands.reporting import open_option, show_page
+from grokscope.errors import GrokscopeError
+from grokscope.work import Workers, read_shard
+from grokscope.work import shard as share_of
+
+if TYPE_CHECKING:
+    from grokscope.training import Recipe
+
+
+@click.command()
+@click.argument("name")
+@click.option(
+    "--scale", type=click.Choice(["small", "full"]), default="small", show_default=True,
+    help="small: minutes on two cores. full: the published grid.",
+)  # fmt: skip
+@click.option("--pages/--no-pages", default=True, help="A report of every run, linked from the study's page.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@open_option
+@json_option
+@jobs_option
+@cluster_option
+@shard_option
+@workspace_option
+def study(
+    name: str,
+    scale: str,
+    pages: bool,
+    device: str,
+    open_page: bool,
+    json_out: str | None,
+    jobs: int | None,
+    cluster: str | None,
+    shard: str | None,
+    workspace: Path,
+) -> None:
+    """Train the runs behind a published result, fit its law, and put our numbers beside the printed ones.
+
+    Runs that are finished are used as they are, so that the same command goes on after an interruption. With --shard
+    only that share is trained; the page is made by the command that finds all of them finished.
+    """
+    workers = Workers(jobs, cluster)
+    say = sayer(json_out)
+    from grokscope.studies import Bench, choose_study, write_result
+    from grokscope.workspace import settle_process
+
+    run_study = choose_study(name)
+    settle_process()
+
+    def train(runs: Sequence[tuple[str, Recipe]]) -> None:
+        _train(f"study {name}", runs, shard, device, workers, workspace)
+
+    bench = Bench(workspace, "full" if scale == "full" else "small", train)
+    result = run_study(bench)
+    reports = workspace / "reports"
+    page, data = write_result(result, reports, bench.used)
+    if pages:
+        _write_pages(list(bench.used.values()), reports, workers)
+        page, data = write_result(result, reports, bench.used)
+    if json_out is not None:
+        write_json(json_out, result.as_json())
+    say(result.sentence)
+    for row in result.rows:
+        say(
+            f"{row.verdict:<12}{row.as_text().quantity}: {row.as_text().ours}, published {row.as_text().published}"
+        )
+    say(f"study   {page}")
+    say(f"wrote   {data}")
+    if open_page:
+        show_page(page)
+
+
+def _train(
+    doing: str,
+    runs: Sequence[tuple[str, Recipe]],
+    share: str | None,
+    device: str,
+    workers: Workers,
+    workspace: Path,
+) -> None:
+    """Train those of ``runs``, or of the share of them, that are not finished."""
+    from grokscope.training.fleet import is_finished
+
+    def left(named: Sequence[tuple[str, Recipe]]) -> list[tuple[str, Recipe]]:
+        return [run for run in named if not is_finished(run[1], workspace / "checkpoints" / run[0])]
+
+    mine = left(runs if share is None else share_of(runs, read_shard(share)))
+    if mine:
+        train_named_with_bar(
+            mine, device=device, resume=True, workers=workers, workspace=workspace, tell=False
+        )
+    others = left(runs)
+    if others:
+        raise GrokscopeError(
+            f"{doing}: {len(others)} of {len(runs)} runs are not finished ({others[0][0]}, ...), expected those of the "
+            "other shares; the same command goes on when they are"
+        )
+
+
+def _write_pages(runs: Sequence[Path], reports: Path, workers: Workers) -> None:
+    from tqdm import tqdm
+
+    from grokscope.report.index import Reported, report_many
+
+    bar = tqdm(total=len(runs), desc="reporting", unit="run", leave=False, mininterval=0, delay=1e-6)
+
+    def tick(done: Reported) -> None:
+        bar.update()
+
+    with bar:
+        for one in report_many(runs, reports, workers=workers, progress=tick):
+            if one.error:
+                complain(one.error)

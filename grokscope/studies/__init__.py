@@ -1,0 +1,37 @@
+"""Studies: the runs behind a published result, the law fitted to them, and the published numbers beside ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from grokscope.errors import GrokscopeError, nearest
+from grokscope.studies.delay_law import run_delay_law
+from grokscope.studies.result import Finding, Row, StudyResult, write_result
+from grokscope.studies.sweep import Bench, Scale, TrainRuns
+
+STUDIES: dict[str, Callable[[Bench], StudyResult]] = {
+    "delay-law": run_delay_law,
+}
+"""Name → what trains the runs that are missing, reads all of them and compares."""
+
+
+def choose_study(name: str) -> Callable[[Bench], StudyResult]:
+    """The study of that name. Raises GrokscopeError for another."""
+    if name not in STUDIES:
+        raise GrokscopeError(
+            f"choosing a study: {name!r} was given, expected one of {', '.join(STUDIES)}{nearest(name, STUDIES)}"
+        )
+    return STUDIES[name]
+
+
+__all__ = [
+    "STUDIES",
+    "Bench",
+    "Finding",
+    "Row",
+    "Scale",
+    "StudyResult",
+    "TrainRuns",
+    "choose_study",
+    "write_result",
+]

@@ -1,0 +1,106 @@
+"""The runs behind a study: arms of matched seeds, trained resumably, and what their logs say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from grokscope.errors import GrokscopeError
+from grokscope.measures.crossings import Crossing, first_hold
+from grokscope.training import Recipe, read_recipe
+from grokscope.trajectory import Trajectory
+from grokscope.workspace import checked_name
+
+Scale = Literal["small", "full"]
+
+TrainRuns = Callable[[Sequence[tuple[str, Recipe]]], None]
+"""Trains every (name, recipe) that is not finished; raises GrokscopeError where one could not be."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Runs that differ in their seed alone. The same seed means the same split and initial weights in every arm.
+
+    ``name`` begins the names of the runs, ``overrides`` are ``FIELD=VALUE`` changes to the built-in ``recipe``.
+    """
+
+    name: str
+    recipe: str
+    overrides: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+    def runs(self) -> list[tuple[str, Recipe]]:
+        """(name, recipe) of every seed."""
+        return [
+            (checked_name(f"{self.name}-s{seed}"), read_recipe(self.recipe, self.overrides, seed))
+            for seed in self.seeds
+        ]
+
+
+@dataclass(frozen=True)
+class Log:
+    """The evaluations of one finished run."""
+
+    name: str
+    seed: int
+    scalars: dict[str, np.ndarray]
+
+    @property
+    def steps(self) -> np.ndarray:
+        """(E,) int64 evaluated steps."""
+        return self.scalars["step"]
+
+    def reached(self, scalar: str, level: float, hold: int = 1) -> Crossing:
+        """When ``scalar`` reached ``level`` from below, held for ``hold`` evaluations; censored where it did not."""
+        return first_hold(self.steps, self.scalars[scalar], level, q=hold)
+
+    def at(self, scalar: str, step: float) -> float:
+        """The value at the evaluated step nearest to ``step`` in logarithm."""
+        place = np.argmin(np.abs(np.log(np.maximum(self.steps, 1)) - np.log(max(step, 1.0))))
+        return float(self.scalars[scalar][place])
+
+
+@dataclass
+class Bench:
+    """Where a study trains its runs and reads them.
+
+    Attributes:
+        workspace: holds ``checkpoints/`` and ``reports/``.
+        train: trains what is missing.
+    """
+
+    workspace: Path
+    scale: Scale
+    train: TrainRuns
+
+    @cached_property
+    def used(self) -> dict[str, Path]:
+        """Name → directory of every run that was read, in that order."""
+        return {}
+
+    def train_arms(self, arms: Sequence[Arm]) -> None:
+        """Train every run of ``arms`` that is not finished, as one fleet."""
+        runs = [run for arm in arms for run in arm.runs()]
+        names = [name for name, _ in runs]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"training the arms of a study: {twice[0]} would be two runs")
+        self.train(runs)
+
+    def logs(self, arm: Arm) -> list[Log]:
+        """The logs of an arm's runs, in the order of its seeds."""
+        found = []
+        for name, recipe in arm.runs():
+            directory = self.workspace / "checkpoints" / name
+            with Trajectory(directory / "trajectory.h5") as stored:
+                scalars = dict(stored.scalars)
+            if not len(scalars.get("step", ())):
+                raise GrokscopeError(f"reading {directory}: it has no evaluations, expected a trained run")
+            self.used[name] = directory
+            found.append(Log(name, recipe.seed, scalars))
+        return found

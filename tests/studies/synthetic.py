@@ -1,0 +1,79 @@
+"""A workplace whose runs are never trained: their logs follow a law that is known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from grokscope.studies.sweep import Arm, Bench, Log, Scale
+from grokscope.training import Recipe
+
+
+@dataclass
+class Law:
+    """log T = alpha(p)·rho + c(p) + noise; a free run groks when its norm has come down to ``norm(p)``."""
+
+    alpha: Callable[[int], float]
+    constant: Callable[[int], float]
+    norm: Callable[[int], float]
+    noise: float = 0.03
+    budget: float = math.inf
+    free: float = 5128.0
+    mirrored_lead: float = 1.1
+
+    def log(self, name: str, recipe: Recipe) -> Log:
+        """What a run of this recipe would have logged."""
+        p = getattr(recipe.task, "p", 0)
+        draw = np.random.default_rng([recipe.seed, p, 7])
+        clamp = recipe.intervene.clamp
+        if clamp is None:
+            time, size = self.free * math.exp(self.noise * draw.normal()), self.norm(p)
+            size *= math.exp(0.01 * draw.normal())
+        else:
+            time = math.exp(self.alpha(p) * clamp.rho + self.constant(p) + self.noise * draw.normal())
+            size = clamp.rho * clamp.norm
+        last = min(recipe.train.steps, self.budget)
+        grid = recipe.evaluation_steps()
+        steps = grid[grid <= last]
+        ramp = np.clip(np.log(np.maximum(steps, 1)) / math.log(time), 0, 1)
+        norms = size * (3 - 2 * ramp) if clamp is None else np.full(len(steps), size)
+        test = np.where(steps >= time, 0.95, 0.3)
+        alone = np.where(steps >= self.mirrored_lead * time, 0.95, 0.0)
+        tau = recipe.intervene.temperature
+        return Log(
+            name,
+            recipe.seed,
+            {
+                "step": steps,
+                "accuracy.test": test,
+                "accuracy.test_unmirrored": alone,
+                "norm.total": norms,
+                "logits.norm": 30.0 * (size / self.norm(p)) ** 2 / tau * np.ones(len(steps)),
+            },
+        )
+
+
+@dataclass
+class SyntheticBench(Bench):
+    """Reads runs of a known law; ``trained`` are the names it was asked to train, in that order."""
+
+    law: Law = field(default_factory=lambda: Law(lambda p: 7.64, lambda p: 0.72, lambda p: 54.5))
+    trained: list[str] = field(default_factory=list)
+
+    def logs(self, arm: Arm) -> list[Log]:
+        missing = [name for name, _ in arm.runs() if name not in self.trained]
+        assert not missing, f"read before they were trained: {missing}"
+        self.used.update({name: self.workspace / "checkpoints" / name for name, _ in arm.runs()})
+        return [self.law.log(name, recipe) for name, recipe in arm.runs()]
+
+
+def synthetic_bench(place: Path, scale: Scale, law: Law | None = None) -> SyntheticBench:
+    """A bench in ``place`` that follows ``law``, by default that of the paper at p = 59."""
+    bench = SyntheticBench(place, scale, lambda runs: bench.trained.extend(name for name, _ in runs))
+    if law is not None:
+        bench.law = law
+    return bench
