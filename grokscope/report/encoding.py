@@ -142,7 +142,14 @@ def _bytes(frames: Frames, values: np.ndarray) -> dict[str, Any]:
     differences = levels.copy()
     differences[1:] -= levels[:-1]
     shortest = _shortest({"raw": levels, "delta": differences})
-    return {"type": "u8", "top": top, "error": _short(step), "low": _plain(low), "high": _plain(high), **shortest}
+    return {
+        "type": "u8",
+        "top": top,
+        "error": _short(step),
+        "low": _plain(low),
+        "high": _plain(high),
+        **shortest,
+    }
 
 
 def _logarithmic(frames: Frames, values: np.ndarray) -> dict[str, Any]:

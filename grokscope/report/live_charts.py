@@ -55,8 +55,14 @@ def series_of(chart: dict[str, Any]) -> list[str]:
 def _axes(axes: Axes, width: float, height: float, colours: dict[str, str]) -> dict[str, Any]:
     box = axes.get_position()
     lines, levels, bands, live = [], [], [], True
+    chance = ""
     for line in axes.lines:
         if line.get_gid() == EVENT:
+            continue
+        if line.get_gid() == CHANCE and line.get_transform() == axes.transData:
+            # the ends of a band that moves, of which the lower one has its name; tables tell them apart
+            end, chance = ("low", _label(line)) if _label(line) else ("high", chance)
+            lines.append(_line(line, colours) | {"name": f"{chance or 'chance'}, {end}"})
             continue
         if line.get_transform() == axes.get_xaxis_transform(which="grid"):
             lines.append(_line(line, colours) | {"y": [float(end) for end in axes.get_ylim()]})

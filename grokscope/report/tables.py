@@ -160,8 +160,8 @@ def _series_rows(record: Record, chart: Mapping[str, Any]) -> Table | None:
                 if m is not None and m.values.ndim == 1:
                     over = record.steps[1:] if m.dims == ("interval",) else record.steps
                     columns[name] = dict(zip(over.tolist(), m.values.tolist(), strict=True))
-            elif line["label"] and len(line["x"]) > 2:
-                heading = f"{axes['ylabel']}: {line['label']}"
+            elif (label := line.get("name") or line["label"]) and len(line["x"]) > 2:
+                heading = f"{axes['ylabel']}: {label}"
                 columns[heading] = dict(zip(line["x"], line["y"], strict=True))
                 own.append(line["x"])
     # lines of their own stand at some of the saves only

@@ -15,7 +15,7 @@ from grokscope import open_run, probe, write_report
 from grokscope.errors import Absent
 from grokscope.measures.crossings import Crossing
 from grokscope.probes import Probe, Record, registered
-from grokscope.probes.drawing import CYCLE, SERIES, TRAIN, band, curve, time_axes
+from grokscope.probes.drawing import CHANCE, CYCLE, SERIES, TRAIN, band, curve, time_axes
 from grokscope.probes.loss import draw_answers
 from grokscope.probes.registry import FigureSpec
 from grokscope.probes.views import MOST_KEYFRAMES, keyframes
@@ -23,6 +23,7 @@ from grokscope.report.encoding import decoded
 from grokscope.report.figures import THEME, draw_figure, draw_figures
 from grokscope.report.kept_drawings import KeptDrawings
 from grokscope.report.live import MOST_SERIES, as_script_data, live_json, make_views
+from grokscope.report.tables import figure_tables
 from grokscope.runs import Run
 from grokscope.training import read_recipe, train
 from grokscope.trajectory import TrajectoryWriter
@@ -289,6 +290,25 @@ def test_what_is_more_than_lines_stays_a_drawing(make_record: Callable[..., Reco
         assert drawn(record, draw)["axes"][0]["live"] is False
 
 
+def test_the_two_ends_of_a_moving_band_have_names_in_tables(record: Record) -> None:
+    levels = np.stack([record.steps * 1.0, record.steps * 2.0, record.steps * 3.0], axis=1)
+
+    def draw(record: Record, figure: Any) -> None:
+        (axes,) = time_axes(figure, record)
+        axes.plot(record.steps, levels[:, 0], ":", gid=CHANCE, label="random weights")
+        axes.plot(record.steps, levels[:, 2], ":", gid=CHANCE, label="")
+        axes.set_ylabel("rank")
+
+    chart = drawn(record, draw)
+    (axes,) = chart["axes"]
+    assert axes["live"]
+    assert [(line["name"], line["label"]) for line in axes["lines"]] == [
+        ("random weights, low", "random weights"), ("random weights, high", "")
+    ]  # fmt: skip
+    (table,) = figure_tables(record, chart)
+    assert table.head == ("step", "rank: random weights, low", "rank: random weights, high")
+
+
 def test_a_figure_without_time_has_its_data_and_no_chart(make_record: Callable[..., Record]) -> None:
     record = make_record(5)
 
@@ -303,6 +323,19 @@ def test_a_figure_without_time_has_its_data_and_no_chart(make_record: Callable[.
     ]
     empty = FigureSpec("t", "c", lambda record, figure: None)
     assert draw_figure(empty, record, "f")[1] is None
+
+
+def test_every_axes_of_every_figure_has_its_data(record: Record, probes: list[Probe]) -> None:
+    drawings = [d for p in probes for d in draw_figures(p, record, p.name, strict=True)]
+    assert len(drawings) > 12
+    seen = any(event.by is not None for event in record.events.values())
+    for drawing in drawings:
+        assert drawing.chart is not None, drawing.title
+        if drawing.title in ("What happened when", "Which quantity moved first") and not seen:
+            continue  # nothing happened in so short a run
+        for axes in drawing.chart["axes"]:
+            assert axes["lines"] if axes["live"] else axes.get("tables"), drawing.title
+        assert figure_tables(record, drawing.chart), drawing.title
 
 
 def test_names_of_series_are_those_of_the_record(record: Record, probes: list[Probe]) -> None:

@@ -79,7 +79,8 @@ def test_the_page_reads_what_was_encoded_for_it(open_page: Open, coding: str) ->
     for row in range(4):
         found = np.array(
             tab.value(
-                "async ([meta, at]) => Array.from((await grokscope.decode(meta)).values(at), String)", [held, row]
+                "async ([meta, at]) => Array.from((await grokscope.decode(meta)).values(at), String)",
+                [held, row],
             ),
             dtype=float,
         )
@@ -210,6 +211,7 @@ def test_a_heat_map_has_its_values_as_table_csv_and_json(open_page: Open, tmp_pa
     assert "rounded by at most" in (figure.locator(".data caption").first.text_content() or "")
     assert figure.locator(".data tbody th").all_text_contents() == ["0", "100", "300", "fit", "=2"]
     assert figure.locator(".data tbody td").nth(2).text_content() == "–"
+    assert figure.locator(".data tbody td").nth(6).text_content() == "30"  # a column of whole numbers
     _, text = saved(tab, "f2-2", "CSV", tmp_path)
     first, second = text.strip().split("\n\n")
     rows = [row.split(",") for row in first.splitlines()]

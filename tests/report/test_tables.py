@@ -191,4 +191,8 @@ def test_lines_of_their_own_stand_at_their_own_saves(record: Record) -> None:
 def test_what_is_no_line_over_time_has_rows_too(record: Record) -> None:
     held = {"title": "Events", "head": ["name", "after step"], "columns": [["fit", "grok"], [30.0, None]]}
     (table,) = figure_tables(record, chart(tables=(held,)))
-    assert (table.title, table.head, table.rows) == ("Events", ("name", "after step"), [("fit", "30"), ("grok", "–")])
+    assert (table.title, table.head, table.rows) == (
+        "Events",
+        ("name", "after step"),
+        [("fit", "30"), ("grok", "–")],
+    )

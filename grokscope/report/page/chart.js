@@ -232,7 +232,7 @@
     return { element, draw: drawAll, follow, reserve: extent };
   }
 
-  const lineName = (line, axes) => [axes.title, axes.ylabel, line.label].filter(Boolean).join(": ");
+  const lineName = (line, axes) => [axes.title, axes.ylabel, line.name || line.label].filter(Boolean).join(": ");
 
   Object.assign(grokscope, { chartPanel, drag, cursor, points, lineName });
 }

@@ -31,9 +31,8 @@
     const frames = await decode(values);
     const rows = x.map((_, at) => frames.values(at).slice());
     const rounded = `${title} (8-bit, rounded by at most ${number(values.error, 2)})`;
-    return {
-      title: rounded, first: head[0], head: labels, order: x, columns: labels.map((_, at) => rows.map((row) => row[at])),
-    };
+    const across = labels.map((_, at) => rows.map((row) => row[at]));
+    return { title: rounded, first: head[0], head: labels, order: x, columns: across };
   }
 
   // One table for the lines of all axes over time together, and those of the other marks.
@@ -69,7 +68,7 @@
       title: one.title || "", ylabel: one.ylabel || "", over: "step",
       lines: one.lines.map((line) => {
         const { steps, values } = points(line, series);
-        return { label: line.label, x: plain(steps), y: plain(values) };
+        return { label: line.name || line.label, x: plain(steps), y: plain(values) };
       }),
       bands: one.bands || [], levels: one.levels || [],
     }));
