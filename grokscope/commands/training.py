@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @workspace_option
 def quickstart(seed: int, json_out: str | None, workspace: Path) -> None:
     """Train, probe and report a small grokking run, in about half a minute."""
-    from grokscope.report import write_report
+    from grokscope.report.index import INDEX, report_run, write_index
     from grokscope.runs import open_run
     from grokscope.training import read_recipe
 
@@ -42,7 +42,10 @@ def quickstart(seed: int, json_out: str | None, workspace: Path) -> None:
     train_with_bar(recipe, directory, device="cpu", resume=True)
     run = open_run(directory)
     record = measure(run)
-    report = write_report(run, workspace / "reports" / f"{run.name}.html", record=record)
+    reports = workspace / "reports"
+    report = report_run(run, reports, measured=lambda opened: record).page
+    if (reports / INDEX).is_file():
+        write_index(workspace)
     say = sayer(json_out)
     if json_out is not None:
         write_json(json_out, record.to_json())

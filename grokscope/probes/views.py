@@ -52,7 +52,7 @@ class Frames:
     """An array over saves, and how exactly the page holds it.
 
     Attributes:
-        values: (T, …), NaN where undefined (a byte cannot say so: it becomes the lower end).
+        values: (T, …), NaN where undefined (a bit cannot say so: it becomes 0).
         precision: one bit, 8 bits between ``low`` and ``high``, 16 bits of the logarithm between them, or float32.
         rows: positions among the record's saves at which it stands, increasing; ``None`` for all of them.
         low, high: ends of the range, by default those of the finite (for ``log16``: positive) values; for 8 bits

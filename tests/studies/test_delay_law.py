@@ -61,7 +61,7 @@ def test_a_law_like_the_published_one_agrees(tmp_path: Path) -> None:
     assert alpha["ours"] == pytest.approx(7.64, abs=0.25)
     assert found["W_c at p = 59"]["verdict"] == "agrees"
     assert found["W_c at p = 59"]["ours"] == pytest.approx(54.5, rel=0.02)
-    assert found["R² of the line through the medians"]["verdict"] == "agrees"
+    assert found["R² of that line"]["verdict"] == "agrees"
     assert len(bench.trained) == 4 + 5 * 4
     assert "α = 7" in result.sentence
 
