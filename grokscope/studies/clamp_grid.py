@@ -56,10 +56,11 @@ class Grid:
         return Arm(f"{self._stem(p)}.free", self.recipe, (f"task.p={p}", *self.extra), self.seeds)
 
     def clamped_arm(self, p: int, rho: float, norm: float) -> Arm:
-        """Runs held at rho·norm."""
-        clamp = f"intervene.clamp={{norm = {norm:.{NORM_DIGITS}f}, rho = {rho}, start = {self.start}}}"
+        """Runs held at rho·norm; the norm is in their name, since other controls give another one."""
+        held = f"{norm:.{NORM_DIGITS}f}"
+        clamp = f"intervene.clamp={{norm = {held}, rho = {rho}, start = {self.start}}}"
         overrides = (f"task.p={p}", *self.extra, clamp)
-        return Arm(f"{self._stem(p)}.rho{rho:g}", self.recipe, overrides, self.seeds)
+        return Arm(f"{self._stem(p)}.norm{held}.rho{rho:g}", self.recipe, overrides, self.seeds)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ def test_arms_differ_in_seed_and_share_everything_else() -> None:
     assert free.intervene.clamp is None
     assert (free.task, free.model, free.train) == (second.task, second.model, second.train)
     name, held = grid.clamped_arm(59, 0.9, 54.5127).runs()[0]
-    assert name == "delay-law.p59.rho0.9-s0"
+    assert name == "delay-law.p59.norm54.513.rho0.9-s0"
     clamp = held.intervene.clamp
     assert clamp is not None
     assert (clamp.norm, clamp.rho, clamp.start, clamp.once) == (54.513, 0.9, 500, False)
@@ -130,7 +131,7 @@ def test_a_result_is_a_page_and_json_of_equal_bytes(tmp_path: Path) -> None:
     assert all(set(row) == shape for row in whole["rows"])
     assert len(whole["data"]["dense"]["clamped"]["p59.rho0.85"]["grok_90"]) == 4
     text = page.read_text().replace("<wbr>", "")
-    assert "delay-law.p59.rho0.85-s0" in text
+    assert re.search(r"delay-law\.p59\.norm54\.\d{3}\.rho0\.85-s0", text)
     assert "<script" not in text
     assert 'href="delay-law' not in text
     (tmp_path / "a" / "delay-law.p59.free-s0.html").write_text("a page")
