@@ -280,7 +280,16 @@ def _alerts(run: Run, record: Record, state: State) -> list[Alert]:
     if not run.trained_here or "steps" not in train:
         return _coarse(record, lambda _: f"grokscope inspect {shlex.quote(run.name)}")
     alerts, last, reached = [], int(train["steps"]), int(run.trajectory.steps[-1])
-    if reached < last:
+    ended = run.manifest.get("ended")
+    if isinstance(ended, Mapping) and ended.get("step") == reached:
+        alerts.append(
+            Alert(
+                f"The run was to end once {ended.get('until')} held, at step {reached} of {last}; what comes after it "
+                "nobody has seen.",
+                _again(run, "-long", "train.until=''"),
+            )
+        )
+    elif reached < last:
         recipe = shlex.quote(str(run.path / "run.json"))
         alerts.append(
             Alert(

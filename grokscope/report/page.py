@@ -23,6 +23,7 @@ from grokscope.report.evidence import evidence_of_claims, shown_quantities
 from grokscope.report.figures import Drawing, draw_figures
 from grokscope.report.formatting import as_toml, flattened, slug, whole
 from grokscope.report.formulas import mathml
+from grokscope.report.interventions import interventions
 from grokscope.report.kept_drawings import KeptDrawings
 from grokscope.report.live import LiveView, live_json
 from grokscope.report.origin import alerts_of_audit, origin_of
@@ -306,6 +307,8 @@ def _kicker(record: Record, manifest: Mapping[str, Any], facts: Facts) -> str:
     if len(record.steps):
         saves = f"{whole(len(record.steps))} save{'s' if len(record.steps) != 1 else ''}"
         pieces.append(f"{saves}, steps {whole(int(record.steps[0]))} to {whole(int(record.steps[-1]))}")
+    if isinstance(config, Mapping):
+        pieces += interventions(config)
     return " · ".join(piece for piece in pieces if piece)
 
 

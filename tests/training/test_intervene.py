@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from grokscope.errors import GrokscopeError
+from grokscope.probes import probe
 from grokscope.runs import open_run
 from grokscope.tasks import random_stream
 from grokscope.training import Recipe, fork_run, open_parent, read_stretch, recipe_from, replay_run, train
@@ -293,3 +295,17 @@ def test_a_run_without_interventions_says_nothing_of_them(tiny):
     config = tiny(CLAMP, "intervene.decay={biases = 0.0}").config()
     assert config["intervene"]["clamp"]["rho"] == 0.9
     assert recipe_from(json.loads(json.dumps(config)), "a config").config() == config
+
+
+def test_the_verdict_says_that_the_condition_ended_the_run(tiny, tmp_path):
+    train(tiny(UNTIL), tmp_path / "run", device="cpu")
+    record = probe(open_run(tmp_path / "run"), only=["loss", "clocks"])
+    texts = {alert.text: alert.command for alert in record.alerts}
+    (said,) = [text for text in texts if "accuracy.train >= 0.4" in text]
+    assert f"at step {reached_by(tmp_path / 'run')} of 60" in said
+    assert "train.until=''" in shlex.split(texts[said])
+    assert not any("stopped at step" in text for text in texts)
+
+
+def reached_by(directory: Path) -> int:
+    return int(open_run(directory).steps[-1])
