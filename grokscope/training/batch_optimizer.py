@@ -25,7 +25,7 @@ class BatchOptimizer:
     """One optimiser for the runs of ``parameters`` (runs, P), with their settings in the same order.
 
     The state is a dict of (runs, P) tensors, complete together with the step number. ``spans`` are the same in
-    every run.
+    every run. With ``counted`` (by default on a GPU) the step is a counter beside the weights.
     """
 
     def __init__(
@@ -34,6 +34,7 @@ class BatchOptimizer:
         parameters: FlatParameters,
         spans: Sequence[Span] = WHOLE,
         clamp: NormClamp | None = None,
+        counted: bool | None = None,
     ) -> None:
         self.settings, self.parameters = list(settings), parameters
         self.spans, self.clamp = spans, clamp
@@ -44,8 +45,8 @@ class BatchOptimizer:
         self._decays = any(one.weight_decay for one in settings)
         self._settled = max(one.warmup for one in settings) if self.kind != "adamw" else None
         self._kept: dict[tuple[float, float], dict[str, Tensor]] = {}
-        self._on_gpu = vector.device.type == "cuda"
-        if self._on_gpu:
+        self._counted = vector.device.type == "cuda" if counted is None else counted
+        if self._counted:
             self._count = torch.zeros((), dtype=torch.float64, device=vector.device)
             several = {
                 name: [float(getattr(one, name)) for one in settings] for name in SCALARS if name != "betas"
@@ -55,18 +56,18 @@ class BatchOptimizer:
 
     def begin(self, step: int) -> None:
         """Say which step comes next, before the first and after a restored state."""
-        if self._on_gpu:
+        if self._counted:
             self._count.fill_(step)
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Apply the gradient of ``parameters`` at ``step`` (on a GPU its own counter is what counts)."""
+        """Apply the gradient of ``parameters`` at ``step`` (where it is counted, the counter is what counts)."""
         for span in self.spans:
-            self._update(span, self._on_device(span) if self._on_gpu else self._coefficients(step, span))
-        if self._on_gpu:
+            self._update(span, self._on_device(span) if self._counted else self._coefficients(step, span))
+        if self._counted:
             self._count += 1
         if self.clamp is not None:
-            self.clamp.apply(self.parameters.vector, self._count if self._on_gpu else step + 1)
+            self.clamp.apply(self.parameters.vector, self._count if self._counted else step + 1)
 
     def _update(self, span: Span, by: dict[str, Tensor]) -> None:
         weights = self.parameters.vector[:, span.where]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,9 @@ import torch
 from grokscope.errors import GrokscopeError
 from grokscope.training import Outcome, Recipe, read_recipe, train
 from grokscope.training.batch import _Batch, _Row, together, train_batch
+from grokscope.training.batch_optimizer import BatchOptimizer
+from grokscope.training.intervene import NormClamp, parameter_spans
+from grokscope.training.optimizers import FlatParameters, Optimizer
 from grokscope.training.trainer import Session
 from grokscope.trajectory import Trajectory, verify_trajectory
 
@@ -136,15 +140,66 @@ def test_an_existing_run_is_not_overwritten(tmp_path):
     assert not (tmp_path / "b").exists()
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "gd"])
+@pytest.mark.parametrize("decay", ["before", "after"])
+def test_steps_from_a_counter_are_those_of_each_run_alone(optimizer, decay):
+    """The coefficients that a GPU computes for itself, interventions among them, here on the CPU."""
+    changes = [
+        ("train.lr=0.01", "intervene.clamp={norm = 2.0, rho = 0.9, start = 3}"),
+        ("train.lr=0.03", "train.warmup=4", "intervene.clamp={norm = 5.0, rho = 1.1, start = 6}"),
+        ("train.lr=0.02", "train.weight_decay=0.3", "intervene.clamp={norm = 3.0, start = 1}"),
+    ]
+    shared = (
+        f"train.optimizer={optimizer}", f"train.decay={decay}", "train.momentum=" + str(0.5 * (optimizer == "sgd")),
+        "intervene.lr={'layer.1' = 0.5}", "intervene.decay={'layer.2' = 3.0}", "intervene.frozen=['layer.3']",
+    )  # fmt: skip
+    recipes = [completion(seed, *shared, *change) for seed, change in enumerate(changes)]
+    model = recipes[0].build()[1]
+    draw = torch.Generator().manual_seed(0)
+    size = sum(math.prod(shape) for shape in model.shapes.values())
+    start = torch.randn(3, size, generator=draw, dtype=torch.float64)
+    together_ = FlatParameters.over(start.clone(), model.shapes)
+    spans = parameter_spans(recipes[0].intervene, model)
+    clamps = [recipe.intervene.clamp for recipe in recipes if recipe.intervene.clamp is not None]
+    batch = BatchOptimizer(
+        [recipe.train for recipe in recipes], together_, spans, NormClamp(clamps, model, start), counted=True
+    )
+    alone = []
+    for row, recipe in enumerate(recipes):
+        flat = FlatParameters.over(start[row].clone(), model.shapes)
+        clamp = NormClamp(clamps[row : row + 1], model, flat.vector)
+        alone.append((flat, Optimizer(recipe.train, flat, spans, clamp)))
+    batch.begin(0)
+    for step in range(10):
+        together_.gradient.copy_(torch.randn(3, size, generator=draw, dtype=torch.float64))
+        batch.update(step)
+        for row, (flat, one) in enumerate(alone):
+            flat.gradient.copy_(together_.gradient[row])
+            one.update(step)
+            torch.testing.assert_close(together_.vector[row], flat.vector, rtol=1e-12, atol=1e-14)
+    assert not torch.equal(together_.vector, start)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        (),
+        (
+            "intervene.clamp={norm = 3.0, start = 20}",
+            "intervene.frozen=['embedding']",
+            "save.also=['norm.total']",
+        ),
+    ],
+)
 @pytest.mark.parametrize("family", ["quickstart", "nanda"])
-def test_models_that_stack_move_together_as_they_move_alone(tmp_path, family):
+def test_models_that_stack_move_together_as_they_move_alone(tmp_path, family, changes):
     """What a GPU does with every model that stacks, here on the CPU and in float64."""
     small = {
         "quickstart": ["task.p=11", "model.d_embed=6", "model.hidden=[12]"],
         "nanda": ["task.p=11", "model.d_model=12", "model.n_heads=3", "model.d_mlp=20"],
     }[family]
     recipes = [
-        read_recipe(family, [*small, *SHORT, "train.dtype=float64", f"train.lr={lr}"], seed)
+        read_recipe(family, [*small, *SHORT, "train.dtype=float64", f"train.lr={lr}", *changes], seed)
         for seed, lr in ((0, 1e-2), (1, 3e-3), (2, 1e-2))
     ]
     cpu = torch.device("cpu")
