@@ -1,4 +1,4 @@
-"""Families of pure functions with an anatomy: deep linear nets, MLPs on residues, transformers of every kind."""
+"""Families of pure functions with an anatomy: deep linear nets, MLPs on residues or features, transformers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,19 @@ from grokscope.errors import GrokscopeError
 from grokscope.models.anatomy import Linearised, MapView, Model, Params, Part, Pullback, as_float64
 from grokscope.models.composed import Composed, ComposedSettings
 from grokscope.models.deep_linear import DeepLinear, DeepLinearSettings
+from grokscope.models.feature_mlp import FeatureMLP, FeatureMLPSettings
 from grokscope.models.mlp import MLP, MLPSettings
 from grokscope.models.named import named_tensors, tensor_factors
 from grokscope.models.transformer import Transformer, TransformerSettings
 from grokscope.models.weights_only import WeightsOnly, WeightsOnlySettings
 
 ModelSettings = (
-    MLPSettings | TransformerSettings | ComposedSettings | DeepLinearSettings | WeightsOnlySettings
+    MLPSettings
+    | TransformerSettings
+    | ComposedSettings
+    | DeepLinearSettings
+    | FeatureMLPSettings
+    | WeightsOnlySettings
 )
 
 MODEL_SETTINGS: dict[str, type[ModelSettings]] = {
@@ -23,6 +29,7 @@ MODEL_SETTINGS: dict[str, type[ModelSettings]] = {
     "transformer": TransformerSettings,
     "composed": ComposedSettings,
     "deep-linear": DeepLinearSettings,
+    "feature-mlp": FeatureMLPSettings,
     "weights": WeightsOnlySettings,
 }
 """``model.family`` in a recipe → the settings it takes."""
@@ -70,6 +77,13 @@ def build_model(
                 "modular arithmetic"
             )
         return DeepLinear(settings, n_inputs, n_classes)
+    if isinstance(settings, FeatureMLPSettings):
+        if n_inputs is None:
+            raise GrokscopeError(
+                "building a model: model.family 'feature-mlp' was given a task of operand pairs, expected feature "
+                "inputs (task.name 'parity'), or model.family 'mlp'"
+            )
+        return FeatureMLP(settings, n_inputs, n_classes)
     if n_tokens is None:
         raise GrokscopeError(
             f"building a model: model.family {settings.family!r} was given a task of feature inputs, expected "
@@ -89,6 +103,8 @@ __all__ = [
     "ComposedSettings",
     "DeepLinear",
     "DeepLinearSettings",
+    "FeatureMLP",
+    "FeatureMLPSettings",
     "Linearised",
     "MLPSettings",
     "MapView",

@@ -73,7 +73,8 @@ class DeepLinear(Model):
             # and others than the product of two matrices
             alone = params[self.parts[0].name].ndim == 2
             layers = [layer[None] if alone else layer for layer in self.layers(params)]
-            before = [layers[0] if one_hot else inputs @ layers[0]]
+            batch = inputs[None] if alone and inputs.ndim == 2 else inputs
+            before = [layers[0] if one_hot else batch @ layers[0]]
             for layer in layers[1:]:
                 before.append(before[-1] @ layer)
 
@@ -83,7 +84,7 @@ class DeepLinear(Model):
                 for index in range(len(layers) - 1, 0, -1):
                     grads[self.parts[index].name] = before[index - 1].mT @ delta
                     delta = delta @ layers[index].mT
-                grads[self.parts[0].name] = delta if one_hot else inputs.mT @ delta
+                grads[self.parts[0].name] = delta if one_hot else batch.mT @ delta
                 return {name: grad[0] for name, grad in grads.items()} if alone else grads
 
             return before[-1][0] if alone else before[-1], pullback

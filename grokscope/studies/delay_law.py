@@ -7,13 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from grokscope.measures.censored import LogLinearFit, MedianInterval
+from grokscope.measures.censored import LogLinearFit
 from grokscope.measures.exponents import SharedExponent, power_law_fit, shared_exponent
 from grokscope.measures.lines import fit_line
 from grokscope.studies.clamp_grid import Grid, Measured, measure_grid
 from grokscope.studies.delay_law_figures import critical_norm_figure, law_figure, scan_figure
+from grokscope.studies.delay_law_levers import CHOSEN as LEVERS_CHOSEN
+from grokscope.studies.delay_law_levers import lever_parts
+from grokscope.studies.delay_law_parity import CHOSEN as PARITY_CHOSEN
+from grokscope.studies.delay_law_parity import sparse_parity
 from grokscope.studies.published import published
 from grokscope.studies.result import Finding, Interval, Row, StudyResult, compared
+from grokscope.studies.rows import fit_interval, median_row, shared_findings
 from grokscope.studies.sweep import Bench, Scale
 
 TITLE = "The causal delay law of the weight norm (arXiv 2606.13753)"
@@ -49,9 +54,14 @@ def run_delay_law(bench: Bench) -> StudyResult:
         together = _joined(found, scanned, across)
         rows += _scan_rows(together, scan)
         shared = _shared(together)
-        findings += _scan_findings(shared)
+        findings += shared_findings(shared)
         figures += [scan_figure(together, scan), critical_norm_figure(together, scan["W_c"])]
         data["p_scan"] = together.as_json()
+        levers = lever_parts(bench, found.controls[DENSE].critical_norm, facts)
+        for name, part in {**levers, "sparse_parity": sparse_parity(bench)}.items():
+            rows += part.rows
+            findings += part.findings
+            data[name] = part.data
     return StudyResult(
         study="delay-law",
         scale=bench.scale,
@@ -60,28 +70,10 @@ def run_delay_law(bench: Bench) -> StudyResult:
         rows=tuple(rows),
         findings=tuple(findings),
         figures=tuple(figures),
-        chosen=_NO_BIAS_NOISE,
+        chosen=_NO_BIAS_NOISE if across is None else f"{_NO_BIAS_NOISE} {LEVERS_CHOSEN} {PARITY_CHOSEN}",
         left_out=_left_out(bench.scale),
         data=data,
     )
-
-
-def median_row(
-    quantity: str,
-    value: float,
-    found: MedianInterval,
-    published_interval: tuple[float, float] | None = None,
-    tolerance: float | None = None,
-    note: str = "",
-) -> Row:
-    """A median over seeds beside a published one."""
-    counted = f"{found.n} seeds, interval of {100 * found.coverage:.0f} %"
-    if found.censored:
-        counted += f", {found.censored} not there within the budget"
-    return compared(
-        quantity, value, found.value, (found.low, found.high), published_interval=published_interval,
-        tolerance=tolerance, note="; ".join(part for part in (counted, note) if part),
-    )  # fmt: skip
 
 
 def _dense_rows(found: Measured, dense: dict[str, Any]) -> list[Row]:
@@ -100,7 +92,7 @@ def _dense_rows(found: Measured, dense: dict[str, Any]) -> list[Row]:
     published_fit = dense["fit"]
     rows.append(
         compared(
-            "α in log T = α ρ + c", published_fit["alpha"], fit.alpha, _interval(fit),
+            "α in log T = α ρ + c", published_fit["alpha"], fit.alpha, fit_interval(fit),
             published_interval=tuple(published_fit["ci"]), no_effect=0.0, digits=3,
             note=f"all runs, censored ones as bounds; matched seeds resampled; R² {_r2(fit.r_squared)}",
         )
@@ -176,11 +168,11 @@ def _dense_findings(found: Measured) -> list[Finding]:
         for key in found.clamped
         if math.isfinite(found.clamped[key].median(unmirrored=True).by)
     ]
-    overlap = _overlap(_interval(every), _interval(alone))
+    overlap = _overlap(fit_interval(every), fit_interval(alone))
     return [
         Finding("spread of W_c over seeds (standard deviation over mean)", control.spread, None,
                 f"{len(control.norms)} free runs", 2),
-        Finding("α on unmirrored test pairs alone", alone.alpha, _interval(alone),
+        Finding("α on unmirrored test pairs alone", alone.alpha, fit_interval(alone),
                 f"against {every.alpha:.3g} on all test pairs; the intervals "
                 f"{'overlap: the law does not rest on mirrored pairs' if overlap else 'do not overlap'}", 3),
         Finding("grok step on unmirrored over grok step on all test pairs",
@@ -209,10 +201,10 @@ def _scan_rows(found: Measured, scan: dict[str, Any]) -> list[Row]:
             rows.append(median_row(f"grok step at p = {p}, ρ = {rho:.2f}", middle, median, tolerance=0.03))
     for p, alpha in scan["alpha_per_p"].items():
         fit = found.fit([int(p)])
-        rows.append(compared(f"α at p = {p}", alpha, fit.alpha, _interval(fit), no_effect=0.0, digits=3))
+        rows.append(compared(f"α at p = {p}", alpha, fit.alpha, fit_interval(fit), no_effect=0.0, digits=3))
     fit, shared = found.fit(), scan["shared_fit"]
     rows.append(
-        compared("α shared by all moduli", shared["alpha"], fit.alpha, _interval(fit),
+        compared("α shared by all moduli", shared["alpha"], fit.alpha, fit_interval(fit),
                  published_interval=tuple(shared["ci"]), no_effect=0.0, digits=3,
                  note=f"R² with a constant for each modulus {_r2(fit.r_squared)}")
     )  # fmt: skip
@@ -234,20 +226,6 @@ def _shared(found: Measured) -> SharedExponent:
     return shared_exponent(x, low, high, groups, clusters)
 
 
-def _scan_findings(found: SharedExponent) -> list[Finding]:
-    return [
-        Finding("one exponent for all moduli, or one for each", found.verdict, None, found.reason),
-        Finding("largest less smallest α over the moduli", found.spread, (found.spread_low, found.spread_high),
-                f"likelihood ratio p = {found.p_value:.2g}, ΔAIC {found.delta_aic:.1f}, ΔBIC {found.delta_bic:.1f} "
-                "(negative: shared is better)", 3),
-    ]  # fmt: skip
-
-
-def _interval(fit: LogLinearFit) -> Interval:
-    """From resampled seeds, or from the likelihood where there are too few of them."""
-    return (fit.profile_low, fit.profile_high) if fit.low is None else (fit.low, fit.high)
-
-
 def _overlap(one: Interval, other: Interval) -> bool:
     low = max(-math.inf if end[0] is None else end[0] for end in (one, other))
     high = min(math.inf if end[1] is None else end[1] for end in (one, other))
@@ -259,7 +237,7 @@ def _r2(value: float | None) -> str:
 
 
 def _sentence(fit: LogLinearFit, theirs: dict[str, Any], shared: SharedExponent | None) -> str:
-    low, high = _interval(fit)
+    low, high = fit_interval(fit)
     ends = "with an open interval" if low is None or high is None else f"({low:.2f} to {high:.2f})"
     said = (
         f"Holding the norm at ρ·W_c multiplies the time to grok by {math.exp(0.1 * fit.alpha):.2f} for every 0.1 in ρ: "
@@ -276,13 +254,13 @@ def _sentence(fit: LogLinearFit, theirs: dict[str, Any], shared: SharedExponent 
 
 
 def _left_out(scale: Scale) -> str:
-    always = (
-        "The lever of the learning rate, the transformers with and without LayerNorm, and sparse parity are not part "
-        "of this page."
-    )
     if scale == "full":
-        return always
+        return (
+            "Other decays, widths and optimisers, the one-shot clamp, and the largest norms of the learning-rate grid "
+            "and of the transformer."
+        )
     return (
         "At this scale: p = 59 alone, ρ up to 1.05, four seeds of sixteen. The four largest ρ, the other moduli, the "
-        "dependence of W_c on p and the question of a shared exponent are left to --scale full. " + always
+        "dependence of W_c on p, the question of a shared exponent, the lever of the learning rate, the transformers "
+        "with and without LayerNorm and sparse parity are left to --scale full."
     )

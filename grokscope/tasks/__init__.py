@@ -1,11 +1,13 @@
-"""What is learned: modular arithmetic, products in a group, matrix completion, or what nobody knows."""
+"""What is learned: modular arithmetic, products in a group, completion, Gaussian classes, or what nobody knows."""
 
 from __future__ import annotations
 
+from grokscope.tasks.blobs import BlobsSettings, blobs_task
 from grokscope.tasks.completion import CompletionSettings, completion_task
 from grokscope.tasks.group_tables import GroupFit, identify_group
 from grokscope.tasks.groups import GroupSettings, cayley_table, group_task
 from grokscope.tasks.modular import OPERATIONS, ModularSettings, modular_task
+from grokscope.tasks.parity import ParitySettings, parity_task
 from grokscope.tasks.task import (
     Levels,
     ResidueAxis,
@@ -18,12 +20,16 @@ from grokscope.tasks.task import (
 )
 from grokscope.tasks.unknown import UnknownSettings, unknown_task
 
-TaskSettings = ModularSettings | GroupSettings | CompletionSettings | UnknownSettings
+TaskSettings = (
+    ModularSettings | GroupSettings | CompletionSettings | BlobsSettings | ParitySettings | UnknownSettings
+)
 
 TASK_SETTINGS: dict[str, type[TaskSettings]] = {
     "modular": ModularSettings,
     "group": GroupSettings,
     "completion": CompletionSettings,
+    "blobs": BlobsSettings,
+    "parity": ParitySettings,
     "unknown": UnknownSettings,
 }
 """``task.name`` in a recipe → the settings it takes."""
@@ -35,6 +41,10 @@ def build_task(settings: TaskSettings, seed: int) -> Task:
         return modular_task(settings, seed)
     if isinstance(settings, GroupSettings):
         return group_task(settings, seed)
+    if isinstance(settings, BlobsSettings):
+        return blobs_task(settings, seed)
+    if isinstance(settings, ParitySettings):
+        return parity_task(settings, seed)
     if isinstance(settings, UnknownSettings):
         return unknown_task()
     return completion_task(settings, seed)
@@ -43,16 +53,19 @@ def build_task(settings: TaskSettings, seed: int) -> Task:
 __all__ = [
     "OPERATIONS",
     "TASK_SETTINGS",
+    "BlobsSettings",
     "CompletionSettings",
     "GroupFit",
     "GroupSettings",
     "Levels",
     "ModularSettings",
+    "ParitySettings",
     "ResidueAxis",
     "Symmetry",
     "Task",
     "TaskSettings",
     "UnknownSettings",
+    "blobs_task",
     "build_task",
     "cayley_table",
     "completion_task",
@@ -60,6 +73,7 @@ __all__ = [
     "identify_group",
     "modular_task",
     "pack_mask",
+    "parity_task",
     "random_split",
     "random_stream",
     "unknown_task",

@@ -41,7 +41,8 @@ class Evaluator:
             inputs = first.inputs  # the rows of an identity, the same in every run
             self.scale = (self.masks * self.targets.flatten(1)[:, None].square()).sum(-1)
         self._inputs = inputs.to(device)
-        self._at = None if self.regression else model.linearised(self._inputs)
+        # features are taken in the weights' own precision, which is known with the first of them
+        self._at = None if self._inputs.is_floating_point() else model.linearised(self._inputs)
 
     def __call__(self, params: Params) -> dict[str, float]:
         """The scalars of one run by name."""
@@ -56,7 +57,8 @@ class Evaluator:
         """(runs, scalars) float64 in the order of :attr:`names`, on the device."""
         if self.regression:
             return torch.cat([self._regression(params), *self._further(params, None)], dim=1)
-        assert self._at is not None
+        if self._at is None:
+            self._at = self.model.linearised(self._inputs.to(next(iter(params.values())).dtype))
         given = params if self.lead else {name: value[0] for name, value in params.items()}
         logits, _ = self._at(given)
         runs, targets = len(self.targets), self.targets.flatten()

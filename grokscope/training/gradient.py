@@ -42,6 +42,8 @@ class TrainingGradient:
             self.observed = together([task.train_mask for task in several]).to(dtype)
         else:
             self.inputs = together([task.inputs[task.train_mask] for task in several])
+            if self.inputs.is_floating_point():
+                self.inputs = self.inputs.to(dtype)
             self.targets = together([task.targets[task.train_mask] for task in several])
             self._answers = self._places(self.targets)
             # a GPU subtracts a whole tensor sooner than it sorts places to do so in a fixed order

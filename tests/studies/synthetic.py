@@ -15,7 +15,12 @@ from grokscope.training import Recipe
 
 @dataclass
 class Law:
-    """log T = alpha(p)·rho + c(p) + noise; a free run groks when its norm has come down to ``norm(p)``."""
+    """log T = alpha(p)·rho + c(p) + noise; a free run groks when its norm has come down to ``norm(p)``.
+
+    The logit scale is 30 rho²/tau. Of the effect of rho the share ``through_scale`` runs through it, so that
+    tau counters it: rho becomes rho·tau^(-through_scale/2). Under the squared error alpha is ``squared_alpha`` and the
+    logit scale is one. Times go as (learning rate)^-``rate_power``.
+    """
 
     alpha: Callable[[int], float]
     constant: Callable[[int], float]
@@ -24,18 +29,24 @@ class Law:
     budget: float = math.inf
     free: float = 5128.0
     mirrored_lead: float = 1.1
+    through_scale: float = 0.0
+    squared_alpha: float = 4.25
+    rate_power: float = 0.5
 
     def log(self, name: str, recipe: Recipe) -> Log:
         """What a run of this recipe would have logged."""
         p = getattr(recipe.task, "p", 0)
         draw = np.random.default_rng([recipe.seed, p, 7])
-        clamp = recipe.intervene.clamp
+        clamp, squared = recipe.intervene.clamp, recipe.train.loss == "squared"
         if clamp is None:
             time, size = self.free * math.exp(self.noise * draw.normal()), self.norm(p)
             size *= math.exp(0.01 * draw.normal())
         else:
-            time = math.exp(self.alpha(p) * clamp.rho + self.constant(p) + self.noise * draw.normal())
+            held = clamp.rho * recipe.intervene.temperature ** (-self.through_scale / 2)
+            alpha = self.squared_alpha if squared else self.alpha(p)
+            time = math.exp(alpha * held + self.constant(p) + self.noise * draw.normal())
             size = clamp.rho * clamp.norm
+        time *= (1e-3 / recipe.train.lr) ** self.rate_power
         last = min(recipe.train.steps, self.budget)
         grid = recipe.evaluation_steps()
         steps = grid[grid <= last]
@@ -52,7 +63,8 @@ class Law:
                 "accuracy.test": test,
                 "accuracy.test_unmirrored": alone,
                 "norm.total": norms,
-                "logits.norm": 30.0 * (size / self.norm(p)) ** 2 / tau * np.ones(len(steps)),
+                "logits.norm": (1.0 if squared else 30.0 * (size / self.norm(p)) ** 2 / tau)
+                * np.ones(len(steps)),
             },
         )
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from grokscope.errors import GrokscopeError
-from grokscope.studies import StudyResult, choose_study, write_result
+from grokscope.studies import Finding, StudyResult, choose_study, write_result
 from grokscope.studies.clamp_grid import Grid, control, measure_grid
 from grokscope.studies.delay_law import run_delay_law
+from grokscope.studies.delay_law_levers import Findings
 from grokscope.studies.published import published
 from grokscope.studies.sweep import Arm
 from tests.studies.synthetic import Law, synthetic_bench
@@ -93,8 +94,11 @@ def test_runs_that_have_not_grokked_are_bounds(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("slope", "verdict"), [(0.0, "shared"), (-0.06, "separate")])
 def test_the_scan_says_whether_the_moduli_share_an_exponent(
-    tmp_path: Path, slope: float, verdict: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slope: float, verdict: str
 ) -> None:
+    part = Findings((), (Finding("a lever", 2.0),), {"a": 1})
+    monkeypatch.setattr("grokscope.studies.delay_law.lever_parts", lambda *given: {"levers": part})
+    monkeypatch.setattr("grokscope.studies.delay_law.sparse_parity", lambda bench: part)
     law = Law(
         lambda p: 7.5 + slope * (p - 59), lambda p: 1.0 - slope * (p - 59), lambda p: 54.5 * (p / 59) ** 0.3,
         mirrored_lead=1.0,
@@ -103,6 +107,8 @@ def test_the_scan_says_whether_the_moduli_share_an_exponent(
     result = run_delay_law(bench)
     findings = {finding.quantity: finding for finding in result.findings}
     assert findings["one exponent for all moduli, or one for each"].ours == verdict
+    assert findings["a lever"].ours == 2.0
+    assert result.data["levers"] == {"a": 1}
     found = rows(result)
     assert found["exponent of W_c in p, all five moduli"]["ours"] == pytest.approx(0.3, abs=0.03)
     for p in (41, 53, 71):

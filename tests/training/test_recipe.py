@@ -21,11 +21,14 @@ def failure(*overrides: str, recipe: str = "quickstart", seed: int | None = None
     return message
 
 
+BUILT_IN = ["deep-linear", "delay-law", "linear-classifier", "nanda", "quickstart", "two-clocks"]
+
+
 def test_the_built_in_recipes():
-    assert builtin_recipes() == ["deep-linear", "nanda", "quickstart", "two-clocks"]
+    assert builtin_recipes() == BUILT_IN
 
 
-@pytest.mark.parametrize("name", ["deep-linear", "nanda", "quickstart", "two-clocks"])
+@pytest.mark.parametrize("name", BUILT_IN)
 def test_every_built_in_recipe_reads_and_builds_what_it_says(name):
     recipe = read_recipe(name)
     task, model = recipe.build()
@@ -39,20 +42,23 @@ def test_every_built_in_recipe_reads_and_builds_what_it_says(name):
         "nanda": (
             "add mod 113", "transformer", 3830, 114 * 128 + 3 * 128 + 4 * 128 * 128 + 2 * 128 * 512 + 128 * 113
         ),
+        "delay-law": ("add mod 59", "mlp", 1392, 59 * 128 + 256 * 256 + 256 + 256 * 59 + 59),
+        "linear-classifier": ("6 Gaussian classes in 20 dimensions", "deep-linear", 120, 20 * 20 + 20 * 20 + 20 * 6),
         "deep-linear": ("completion of rank 2, 30×30", "deep-linear", 450, 3 * 30 * 30),
     }[name]  # fmt: skip
     parameters = sum(int(np.prod(shape)) for shape in model.shapes.values())
     assert (task.name, model.family, int(task.train_mask.sum()), parameters) == expected
 
 
-@pytest.mark.parametrize("name", ["deep-linear", "nanda", "quickstart", "two-clocks"])
+@pytest.mark.parametrize("name", BUILT_IN)
 def test_the_config_gives_the_recipe_again(name):
     recipe = read_recipe(name, ["task.split_seed=5", "train.warmup=3"])
     config = recipe.config()
     assert recipe_from(config, "a config") == recipe
     # as it comes back out of run.json
     assert recipe_from(json.loads(json.dumps(config)), "a config") == recipe
-    assert set(config) == {"name", "seed", "task", "model", "train", "save"}
+    intervened = {"intervene"} if name == "delay-law" else set()
+    assert set(config) == {"name", "seed", "task", "model", "train", "save"} | intervened
 
 
 def test_set_reads_numbers_texts_and_lists_and_changes_nothing_else():
