@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     help="small: minutes on two cores. full: the published grid.",
 )  # fmt: skip
 @click.option("--pages/--no-pages", default=True, help="A report of every run, linked from the study's page.")
+@click.option("--finished", is_flag=True, help="Train nothing: the page of what is finished so far.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @open_option
 @json_option
@@ -44,6 +46,7 @@ def study(
     name: str,
     scale: str,
     pages: bool,
+    finished: bool,
     device: str,
     open_page: bool,
     json_out: str | None,
@@ -55,7 +58,8 @@ def study(
     """Train the runs behind a published result, fit its law, and put our numbers beside the printed ones.
 
     Runs that are finished are used as they are, so that the same command goes on after an interruption. With --shard
-    only that share is trained; the page is made by the command that finds all of them finished.
+    only that share is trained; the page is made by the command that finds all of them finished. With --finished what
+    rests on other runs is left out, and named.
     """
     workers = Workers(jobs, cluster)
     say = sayer(json_out)
@@ -68,8 +72,11 @@ def study(
     def train(runs: Sequence[tuple[str, Recipe]]) -> None:
         _train(f"study {name}", runs, shard, device, workers, workspace)
 
-    bench = Bench(workspace, "full" if scale == "full" else "small", train)
+    bench = Bench(workspace, "full" if scale == "full" else "small", train, only_finished=finished)
     result = run_study(bench)
+    if bench.omitted:
+        so_far = f"Not finished when this page was made: {'; '.join(bench.omitted)}."
+        result = replace(result, left_out=f"{so_far} {result.left_out}".strip())
     reports = workspace / "reports"
     page, data = write_result(result, reports, bench.used)
     if pages:

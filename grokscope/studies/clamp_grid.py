@@ -192,5 +192,6 @@ def measure_grid(bench: Bench, grid: Grid) -> Measured:
         for p, values in grid.rho.items()
         for rho in values
     }
+    arms = bench.ready(arms)
     bench.train_arms(list(arms.values()))
     return Measured(controls, {key: Times.of(bench.logs(arm)) for key, arm in arms.items()})

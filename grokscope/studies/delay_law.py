@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -50,18 +51,22 @@ def run_delay_law(bench: Bench) -> StudyResult:
     data: dict[str, Any] = {"dense": found.as_json()}
     shared = None
     if across is not None:
-        scanned = measure_grid(bench, across)
-        together = _joined(found, scanned, across)
-        rows += _scan_rows(together, scan)
-        shared = _shared(together)
-        findings += shared_findings(shared)
-        figures += [scan_figure(together, scan), critical_norm_figure(together, scan["W_c"])]
-        data["p_scan"] = together.as_json()
-        levers = lever_parts(bench, found.controls[DENSE].critical_norm, facts)
-        for name, part in {**levers, "sparse_parity": sparse_parity(bench)}.items():
-            rows += part.rows
-            findings += part.findings
-            data[name] = part.data
+        scanned = bench.part("the scan over moduli", lambda: measure_grid(bench, across))
+        if scanned is not None:
+            together = _joined(found, scanned, across)
+            rows += _scan_rows(together, scan)
+            shared = _shared(together)
+            findings += shared_findings(shared)
+            figures += [scan_figure(together, scan), critical_norm_figure(together, scan["W_c"])]
+            data["p_scan"] = together.as_json()
+        norm = found.controls[DENSE].critical_norm
+        parts = {**lever_parts(bench, norm, facts), "sparse_parity": partial(sparse_parity, bench)}
+        for name, measure in parts.items():
+            part = bench.part(name.replace("_", " "), measure)
+            if part is not None:
+                rows += part.rows
+                findings += part.findings
+                data[name] = part.data
     return StudyResult(
         study="delay-law",
         scale=bench.scale,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -265,10 +266,10 @@ def spread_over(values: Mapping[float, Sequence[float]]) -> tuple[float | None, 
     return spread(np.asarray([group.mean() for group in groups])), interval
 
 
-def lever_parts(bench: Bench, norm: float, facts: Mapping[str, Any]) -> dict[str, Findings]:
-    """All parts by name; ``norm`` is the W_c of the dense grid."""
+def lever_parts(bench: Bench, norm: float, facts: Mapping[str, Any]) -> dict[str, Callable[[], Findings]]:
+    """What measures each part, by name; ``norm`` is the W_c of the dense grid."""
     return {
-        "learning_rate": rate_lever(bench, norm, facts),
-        "transformer": plain_transformer(bench, facts),
-        "layer_norm": layer_norm_transformer(bench, facts, last_head_norms),
+        "learning_rate": partial(rate_lever, bench, norm, facts),
+        "transformer": partial(plain_transformer, bench, facts),
+        "layer_norm": partial(layer_norm_transformer, bench, facts, last_head_norms),
     }

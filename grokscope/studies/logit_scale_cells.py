@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy as np
 from grokscope.measures.censored import MedianInterval
 from grokscope.measures.crossings import Crossing
 from grokscope.studies.clamp_grid import Control, Grid, Times, control
-from grokscope.studies.sweep import Arm, Bench, Log, Scale
+from grokscope.studies.sweep import Arm, Bench, Log, Scale, UnfinishedError
 
 LOGITS = "logits.norm"
 BASE = (1.0, 1.0)
@@ -175,6 +176,19 @@ class Panel:
 
 def measure_parts(bench: Bench, parts: Mapping[str, Part]) -> dict[str, Panel]:
     """Train the free controls of every part, then all cells at their ρ·W_c; read both."""
+    if not bench.only_finished:
+        return _measured(bench, parts)
+    found: dict[str, Panel] = {}
+    for name, part in parts.items():
+        found |= bench.part(name, partial(_measured, bench, {name: part})) or {}
+    if not found:
+        raise UnfinishedError(
+            f"reading {len(parts)} parts: {'; '.join(bench.omitted)}, expected a finished one"
+        )
+    return found
+
+
+def _measured(bench: Bench, parts: Mapping[str, Part]) -> dict[str, Panel]:
     free = {name: part.free_arm() for name, part in parts.items()}
     bench.train_arms(list(free.values()))
     controls = {name: control(bench.logs(arm)) for name, arm in free.items()}

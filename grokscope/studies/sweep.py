@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
 from grokscope.errors import GrokscopeError
 from grokscope.measures.crossings import Crossing, first_hold
 from grokscope.training import Recipe, read_recipe
+from grokscope.training.fleet import is_finished
 from grokscope.trajectory import Trajectory
 from grokscope.workspace import checked_name
 
 Scale = Literal["small", "full"]
+T = TypeVar("T")
+K = TypeVar("K")
+
+
+class UnfinishedError(GrokscopeError):
+    """Runs that a part of a study needs are not finished, and none is to be trained now."""
+
 
 TrainRuns = Callable[[Sequence[tuple[str, Recipe]]], None]
 """Trains every (name, recipe) that is not finished; raises GrokscopeError where one could not be."""
@@ -72,11 +80,15 @@ class Bench:
     Attributes:
         workspace: holds ``checkpoints/`` and ``reports/``.
         train: trains what is missing.
+        only_finished: train nothing, and leave out what rests on runs that are not finished.
+        omitted: what was left out so, and why.
     """
 
     workspace: Path
     scale: Scale
     train: TrainRuns
+    only_finished: bool = False
+    omitted: list[str] = field(default_factory=list)
 
     @cached_property
     def used(self) -> dict[str, Path]:
@@ -84,13 +96,45 @@ class Bench:
         return {}
 
     def train_arms(self, arms: Sequence[Arm]) -> None:
-        """Train every run of ``arms`` that is not finished, as one fleet."""
+        """Train every run of ``arms`` that is not finished, as one fleet.
+
+        Raises UnfinishedError where some are not and :attr:`only_finished` is set.
+        """
         runs = [run for arm in arms for run in arm.runs()]
         names = [name for name, _ in runs]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"training the arms of a study: {twice[0]} would be two runs")
-        self.train(runs)
+        if not self.only_finished:
+            self.train(runs)
+            return
+        left = [name for name, recipe in runs if not self._is_finished(name, recipe)]
+        if left:
+            raise UnfinishedError(f"{len(left)} of {len(names)} runs are not finished ({left[0]}, ...)")
+
+    def ready(self, arms: Mapping[K, Arm]) -> dict[K, Arm]:
+        """Those of ``arms`` that can be had: all of them, unless only finished ones are to be used.
+
+        Raises UnfinishedError where none can.
+        """
+        if not self.only_finished:
+            return dict(arms)
+        found = {key: arm for key, arm in arms.items() if all(self._is_finished(*run) for run in arm.runs())}
+        if arms and not found:
+            raise UnfinishedError(f"none of {len(arms)} arms has all its runs finished")
+        self.omitted += [f"{arm.name} is not finished" for key, arm in arms.items() if key not in found]
+        return found
+
+    def part(self, name: str, measure: Callable[[], T]) -> T | None:
+        """What ``measure`` gives, or ``None``, noted, where its runs are not finished."""
+        try:
+            return measure()
+        except UnfinishedError as error:
+            self.omitted.append(f"{name}: {error}")
+            return None
+
+    def _is_finished(self, name: str, recipe: Recipe) -> bool:
+        return is_finished(recipe, self.workspace / "checkpoints" / name)
 
     def logs(self, arm: Arm) -> list[Log]:
         """The logs of an arm's runs, in the order of its seeds."""

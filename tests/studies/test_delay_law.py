@@ -97,7 +97,7 @@ def test_the_scan_says_whether_the_moduli_share_an_exponent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slope: float, verdict: str
 ) -> None:
     part = Findings((), (Finding("a lever", 2.0),), {"a": 1})
-    monkeypatch.setattr("grokscope.studies.delay_law.lever_parts", lambda *given: {"levers": part})
+    monkeypatch.setattr("grokscope.studies.delay_law.lever_parts", lambda *given: {"levers": lambda: part})
     monkeypatch.setattr("grokscope.studies.delay_law.sparse_parity", lambda bench: part)
     law = Law(
         lambda p: 7.5 + slope * (p - 59), lambda p: 1.0 - slope * (p - 59), lambda p: 54.5 * (p / 59) ** 0.3,
@@ -143,6 +143,38 @@ def test_a_result_is_a_page_and_json_of_equal_bytes(tmp_path: Path) -> None:
     (tmp_path / "a" / "delay-law.p59.free-s0.html").write_text("a page")
     page, _ = write_result(result, tmp_path / "a", bench.used)
     assert 'href="delay-law.p59.free-s0.html"' in page.read_text()
+
+
+def test_only_finished_runs_are_used_and_the_rest_is_named(tmp_path: Path) -> None:
+    bench = synthetic_bench(tmp_path, "full", Law(lambda p: 7.64, lambda p: 0.74, lambda p: 54.5))
+    bench.only_finished = True
+    bench.trained = [
+        name for rho in (None, 0.85, 0.9, 1.0) for arm in arms_of(bench, rho) for name, _ in arm.runs()
+    ]
+    already = list(bench.trained)
+    result = run_delay_law(bench)
+    assert bench.trained == already
+    found = rows(result)
+    assert found["grok step at ρ = 0.90"]["ours"] is not None
+    assert "grok step at ρ = 0.95" not in found
+    assert "α at p = 41" not in found
+    said = "; ".join(bench.omitted)
+    for lacking in ("rho0.95 is not finished", "the scan over moduli", "learning rate", "sparse parity"):
+        assert lacking in said
+    bench = synthetic_bench(tmp_path, "full")
+    bench.only_finished = True
+    with pytest.raises(GrokscopeError, match="16 of 16 runs are not finished"):
+        run_delay_law(bench)
+
+
+def arms_of(bench, rho: float | None) -> list[Arm]:
+    """Of the dense grid: the free controls, or the runs held at ρ·W_c."""
+    grid = Grid(tuple(range(16)), {59: (1.0,)})
+    free = grid.free_arm(59)
+    if rho is None:
+        return [free]
+    logs = [bench.law.log(name, recipe) for name, recipe in free.runs()]
+    return [grid.clamped_arm(59, rho, control(logs).critical_norm)]
 
 
 def test_an_unknown_study_names_the_nearest() -> None:
