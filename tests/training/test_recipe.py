@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -230,3 +233,14 @@ def test_weights_alone_are_no_recipe(tmp_path) -> None:
     )
     with pytest.raises(GrokscopeError, match=r"weights alone cannot be trained$"):
         read_recipe(str(path))
+
+
+def test_the_recipe_on_the_page_about_runs_is_one(tmp_path):
+    page = (Path(__file__).parents[2] / "checkpoints" / "README.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "my.toml").write_text(text, encoding="utf-8")
+    recipe = read_recipe(tmp_path / "my.toml")
+    assert recipe.intervene.clamp is not None
+    assert recipe.train.until_hold == 3
+    given = set(tomllib.loads(text)["intervene"])
+    assert given == {field.name for field in dataclasses.fields(recipe.intervene)}
