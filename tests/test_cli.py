@@ -30,7 +30,8 @@ from grokscope.trajectory import Trajectory, verify_trajectory
 
 COMMANDS = (
     "quickstart", "train", "plan", "replay", "fork", "import", "catalog", "inspect", "probe", "report",
-    "watch", "compare", "figures", "export", "verify", "lens",
+    "watch", "compare",
+    "study", "figures", "export", "verify", "lens",
 )  # fmt: skip
 
 RECIPE = Path(__file__).with_name("little.toml").read_text()
