@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -433,9 +432,13 @@ def test_a_fleet_whose_process_is_killed_stops_and_goes_on_later(tiny, alone, ch
     recipes = [tiny("train.steps=100000", "save.schedule=['0:end:500']", f"seed={s}") for s in range(3)]
     folder = tmp_path / "checkpoints"
     configs = json.dumps([recipe.config() for recipe in recipes])
+    # what a killed process cannot put away stays in a temporary folder of its own
+    place = tmp_path / "temporary"
+    place.mkdir()
     process = subprocess.Popen(
-        [sys.executable, str(tmp_path / "program.py"), configs, str(folder)], stderr=subprocess.DEVNULL
-    )
+        [sys.executable, str(tmp_path / "program.py"), configs, str(folder)], stderr=subprocess.DEVNULL,
+        env={**os.environ, "TMPDIR": str(place)},
+    )  # fmt: skip
     deadline = time.monotonic() + 120
     while len(list(folder.glob("*/trajectory.h5"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -447,8 +450,7 @@ def test_a_fleet_whose_process_is_killed_stops_and_goes_on_later(tiny, alone, ch
     assert not list(folder.glob(".run*.claim-*"))
     begun = sorted(path.parent.name for path in folder.glob("*/trajectory.h5"))
     assert len(begun) == 2
-    for path in Path(tempfile.gettempdir()).glob(".grokscope-fleet-*"):
-        path.unlink()  # what a killed process could not put away
+    assert list(place.glob(".grokscope-fleet-*"))
 
 
 # Units
