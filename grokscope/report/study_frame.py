@@ -16,6 +16,9 @@ from grokscope.report.frame import render_frame
 Outcome = Literal["agrees", "differs", "cannot tell"]
 _OUTCOMES: dict[str, str] = {"agrees": "good", "differs": "bad", "cannot tell": "open"}
 
+_LONG = 28
+"""Characters from which on a value is words, which may break, and no number."""
+
 
 @dataclass(frozen=True)
 class StudyRow:
@@ -75,6 +78,7 @@ def study_page(
         left_out=left_out,
         findings=findings,
         chosen=chosen,
+        long=_LONG,
     )
 
 
