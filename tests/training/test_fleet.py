@@ -439,12 +439,14 @@ def test_a_fleet_whose_process_is_killed_stops_and_goes_on_later(tiny, alone, ch
         [sys.executable, str(tmp_path / "program.py"), configs, str(folder)], stderr=subprocess.DEVNULL,
         env={**os.environ, "TMPDIR": str(place)},
     )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while len(list(folder.glob("*/trajectory.h5"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert len(list(folder.glob(".run*.claim-1"))) == 2
-    process.kill()
-    process.wait()
+    deadline = time.monotonic() + 400
+    try:
+        while len(list(folder.glob("*/trajectory.h5"))) < 2 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert len(list(folder.glob(".run*.claim-1"))) == 2
+    finally:
+        process.kill()
+        process.wait()
     while list(folder.glob(".run*.claim-*")) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not list(folder.glob(".run*.claim-*"))
