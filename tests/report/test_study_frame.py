@@ -36,7 +36,9 @@ def test_published_and_ours_stand_side_by_side_with_their_verdicts() -> None:
 
 def test_words_in_place_of_numbers_may_break() -> None:
     row = StudyRow("clock", "logarithmic under a condition of the paper", "4.2", "4 to 5", "agrees")
-    page = study_page("A", "B", [row], [], [], "", findings=[("rate", "a power in six of the six runs", "–", "")])
+    page = study_page(
+        "A", "B", [row], [], [], "", findings=[("rate", "a power in six of the six runs", "–", "")]
+    )
     assert '<td data-label="published" class="t">logarithmic' in page
     assert '<td data-label="ours">4.2</td>' in page
     assert '<td data-label="ours" class="t">a power' in page
