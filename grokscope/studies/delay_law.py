@@ -104,7 +104,7 @@ def _dense_rows(found: Measured, dense: dict[str, Any]) -> list[Row]:
     )  # fmt: skip
     rows += _through_medians(fit, dense, {rho for _, rho in found.clamped})
     if (DENSE, 1.0) in found.clamped:
-        rows.append(_sooner(found))
+        rows.append(_sooner(found, dense))
     lever = _lever(found, dense)
     return rows if lever is None else [*rows, lever]
 
@@ -131,20 +131,22 @@ def _through_medians(fit: LogLinearFit, dense: dict[str, Any], run: set[float]) 
     ]  # fmt: skip
 
 
-def _sooner(found: Measured) -> Row:
+def _sooner(found: Measured, dense: dict[str, Any]) -> Row:
     """How much sooner a run held at W_c groks than the same run left free, seed by seed."""
     free, held = found.controls[DENSE].times.all_pairs, found.clamped[DENSE, 1.0].all_pairs
     shares = [
         1 - h.by / f.by for h, f in zip(held, free, strict=True) if h.by is not None and f.by is not None
     ]
+    medians = dict(zip(dense["rho"], dense["T_grok_median"], strict=True))
+    theirs = round(1 - medians[1.0] / dense["free_T_grok"], 2)
     if not shares:
         return Row(
-            "share by which ρ = 1 groks sooner", 0.22, None, None, "cannot tell", "no pair of seeds grokked"
+            "share by which ρ = 1 groks sooner", theirs, None, None, "cannot tell", "no pair of seeds grokked"
         )
     middle = float(np.median(shares))
     spread = (float(np.min(shares)), float(np.max(shares)))
     return compared(
-        "share by which ρ = 1 groks sooner than free", 0.22, middle, spread, digits=2,
+        "share by which ρ = 1 groks sooner than free", theirs, middle, spread, digits=2,
         note=f"median and range over {len(shares)} matched seeds",
     )  # fmt: skip
 
