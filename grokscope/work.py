@@ -236,10 +236,13 @@ def preload(modules: Sequence[str]) -> None:
         return  # workers import for themselves
     if get_start_method() is not None or "forkserver" not in multiprocessing.get_all_start_methods():
         return
-    set_start_method("forkserver")
     multiprocessing.get_context("forkserver").set_forkserver_preload(list(modules))
-    with _environment(_ONE_THREAD):
-        forkserver.ensure_running()
+    try:
+        with _environment(_ONE_THREAD):
+            forkserver.ensure_running()
+    except OSError:
+        return  # its socket lies in the temporary folder, whose path may be too long for one
+    set_start_method("forkserver")
 
 
 @contextmanager

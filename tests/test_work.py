@@ -147,11 +147,17 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("how", ["preload", "plain"])
-def test_workers_end_with_who_gave_them_work(tmp_path, how):
+@pytest.mark.parametrize(
+    ("how", "temporary"), [("preload", "t"), ("preload", "longer-than-a-socket-can-be" * 5), ("plain", "t")]
+)
+def test_workers_end_with_who_gave_them_work(tmp_path, how, temporary):
     """The unit at hand is ended, no other is begun, and the processes go."""
     (tmp_path / "program.py").write_text(PROGRAM)
-    process = subprocess.Popen([sys.executable, str(tmp_path / "program.py"), str(tmp_path), how])
+    (tmp_path / temporary).mkdir()
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "program.py"), str(tmp_path), how],
+        env={**os.environ, "TMPDIR": str(tmp_path / temporary)},
+    )
     deadline = time.monotonic() + 60
     begun: list[int] = []
     while len(begun) < 2 and time.monotonic() < deadline:

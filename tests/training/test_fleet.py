@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -433,8 +435,7 @@ def test_a_fleet_whose_process_is_killed_stops_and_goes_on_later(tiny, alone, ch
     folder = tmp_path / "checkpoints"
     configs = json.dumps([recipe.config() for recipe in recipes])
     # what a killed process cannot put away stays in a temporary folder of its own
-    place = tmp_path / "temporary"
-    place.mkdir()
+    place = Path(tempfile.mkdtemp(prefix="grokscope-"))
     process = subprocess.Popen(
         [sys.executable, str(tmp_path / "program.py"), configs, str(folder)], stderr=subprocess.DEVNULL,
         env={**os.environ, "TMPDIR": str(place)},
@@ -453,6 +454,7 @@ def test_a_fleet_whose_process_is_killed_stops_and_goes_on_later(tiny, alone, ch
     begun = sorted(path.parent.name for path in folder.glob("*/trajectory.h5"))
     assert len(begun) == 2
     assert list(place.glob(".grokscope-fleet-*"))
+    shutil.rmtree(place)
 
 
 # Units
