@@ -91,11 +91,14 @@ def relu_arms(scale: Scale) -> list[Arm]:
 
 
 def relu_part(bench: Bench) -> Part:
-    """Train what is missing, measure every run, and compare with the published numbers."""
+    """Train what is missing, the main grid first, measure every run, and compare with the published numbers."""
     settings = relu_settings(bench.scale)
-    arms = [setting.arm for setting in settings]
-    bench.train_arms(arms)
-    return compare(settings, read_arms(bench, arms, printed().level), bench.scale)
+    bench.train_arms([setting.arm for setting in settings if not setting.varied])
+    others = {setting: setting.arm for setting in settings if setting.varied}
+    varied = bench.part("what is varied of the ReLU network", lambda: bench.ready(others)) or {}
+    bench.train_arms(list(varied.values()))
+    kept = [setting for setting in settings if not setting.varied or setting in varied]
+    return compare(kept, read_arms(bench, [one.arm for one in kept], printed().level), bench.scale)
 
 
 def found_of(settings: Sequence[Setting], readings: Sequence[Sequence[Reading]]) -> Found:
