@@ -64,9 +64,10 @@ def train_named_with_bar(
     workers: Workers,
     workspace: Path,
     tell: bool = True,
+    again: str = "the same command with --resume goes on",
 ) -> None:
     """Train every (name, recipe) with one progress bar for all; those that failed are said on stderr, and with
-    ``tell`` those that are finished on stdout."""
+    ``tell`` those that are finished on stdout. ``again`` says how an interrupted command is taken up."""
     from tqdm import tqdm
 
     from grokscope.training.fleet import train_fleet
@@ -103,8 +104,7 @@ def train_named_with_bar(
     if count["stopped"] or count["waiting"]:
         raise GrokscopeError(
             f"training {len(ended)} runs: interrupted, {count['finished']} are finished, {count['stopped']} stopped "
-            f"on the way and {count['waiting']} not begun, what was computed is saved; the same command with "
-            "--resume goes on"
+            f"on the way and {count['waiting']} not begun, what was computed is saved; {again}"
         )
     if count["finished"] < len(ended):
         raise GrokscopeError(

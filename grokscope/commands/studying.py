@@ -112,8 +112,9 @@ def _train(
     mine = left(runs if share is None else share_of(runs, read_shard(share)))
     if mine:
         train_named_with_bar(
-            mine, device=device, resume=True, workers=workers, workspace=workspace, tell=False
-        )
+            mine, device=device, resume=True, workers=workers, workspace=workspace, tell=False,
+            again="the same command goes on",
+        )  # fmt: skip
     others = left(runs)
     if others:
         raise GrokscopeError(
