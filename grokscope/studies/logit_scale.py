@@ -11,33 +11,32 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from grokscope.measures.censored import LogLinearFit, as_bounds, log_linear_fit
 from grokscope.measures.exponents import SharedExponent, shared_exponent
-from grokscope.measures.mediation import Collapse, Recovery, collapse, recovery
-from grokscope.measures.resampling import cluster_weights, expanded_percentile
+from grokscope.measures.mediation import Recovery
 from grokscope.studies.logit_scale_cells import (
     BASE,
     HOLD,
     JUMP,
     RAISED,
-    Cell,
     Panel,
-    Place,
     logit_scale_parts,
     measure_parts,
 )
 from grokscope.studies.logit_scale_figures import collapse_figure, law_on_norm_figure, mediation_figure
+from grokscope.studies.logit_scale_mediation import (
+    ALLOWED,
+    collapse_rows,
+    mediation_findings,
+    mediation_rows,
+    recover,
+)
 from grokscope.studies.published import published
 from grokscope.studies.result import Finding, Row, StudyResult, compared
 from grokscope.studies.rows import fit_interval, median_row, ratio_of, shared_findings
 from grokscope.studies.sweep import Bench, Scale
 
 TITLE = "The logit scale between the weight norm and grokking (arXiv 2606.18465)"
-ALLOWED = 0.03
-"""Published medians carry no interval; this share is allowed for theirs."""
-RESAMPLES = 100
 _CHOSEN = (
     f"A run goes on for {25 * (HOLD - 1)} steps after 90 % of the unmirrored test pairs are right, so that its logit "
     "scale is known at the median seed's grok step; the published runs of an arm go on until the last seed has "
@@ -94,120 +93,6 @@ def run_logit_scale(bench: Bench) -> StudyResult:
         left_out=_left_out(bench.scale),
         data=data,
     )
-
-
-def recover(panel: Panel) -> Recovery:
-    """The recovery fraction at ρ = 1.15 against the baseline, with its interval over matched seeds."""
-    arms = [panel.cells[RAISED, tau] for tau in panel.temperatures]
-    bounds = [as_bounds(cell.times.all_pairs) for cell in arms]
-    low, high = (np.stack([ends[side] for ends in bounds]) for side in (0, 1))
-    base = panel.cells[BASE]
-    return recovery(
-        as_bounds(base.times.all_pairs), (low, high), base.scale, [cell.scale for cell in arms],
-        raised=panel.temperatures.index(1.0),
-    )  # fmt: skip
-
-
-def mediation_rows(panel: Panel, theirs: Mapping[str, Any], found: Recovery) -> list[Row]:
-    """Grok steps and logit scales of the baseline and of the raised arms, and what the temperature brings back."""
-    p, rows = panel.part.p, []
-    table = [(BASE, theirs["T0"], theirs["L0"])]
-    for tau, time, scale in zip(theirs["tau"], theirs["T"], theirs["L"], strict=True):
-        table.append(((RAISED, float(tau)), time, scale))
-    for (rho, tau), time, scale in table:
-        cell = panel.cells.get((rho, tau))
-        if cell is None:
-            continue
-        where = f"at p = {p}, ρ = {rho:g}, τ = {tau:g}"
-        rows.append(
-            median_row(f"grok step {where}", time, cell.median, tolerance=ALLOWED, note="3 % allowed")
-        )
-        rows.append(
-            compared(f"logit scale {where}", scale, cell.scale, cell.scale_interval, tolerance=ALLOWED,
-                     note=f"3 % allowed; mean of {len(cell.scales)} seeds; {np.mean(cell.own):.3g} at each seed's own "
-                          "grok step")
-        )  # fmt: skip
-    reason = found.reason or (
-        f"linear interpolation over {len(panel.temperatures)} temperatures; {found.seeds} matched seeds resampled"
-    )
-    rows.append(
-        compared(f"recovery fraction at p = {p}", theirs["recovery"], found.fraction, (found.low, found.high),
-                 published_interval=tuple(theirs["ci"]), no_effect=0.0, note=reason, digits=3)
-    )  # fmt: skip
-    return rows
-
-
-def mediation_findings(panel: Panel, found: Recovery) -> list[Finding]:
-    """What the paper's table leaves unsaid: T2 itself, and the fraction on the logarithm of time."""
-    base, raised = panel.cells[BASE].median.value, panel.cells[RAISED, 1.0].median.value
-    said = [
-        Finding(f"grok step at p = {panel.part.p}, ρ = {RAISED:g} where L is that of the baseline", found.matched,
-                None, "interpolated; with full mediation that of the baseline"
-                + ("" if base is None else f", {base:.4g}"))
-    ]  # fmt: skip
-    if base is not None and raised is not None and found.matched is not None:
-        share = math.log(raised / found.matched) / math.log(raised / base)
-        said.append(
-            Finding(f"recovery at p = {panel.part.p} on the logarithm of time", share, None,
-                    "the published fraction is linear in T, which lets the slow arm count most", 3)
-        )  # fmt: skip
-    return said
-
-
-def collapse_of(cells: Mapping[Place, Cell], seeds: np.ndarray | None = None) -> Collapse | None:
-    """R² of log T (medians over ``seeds``, places that may repeat) on L and on ρ; ``None`` where it has none."""
-    low, high, scales, rho = [], [], [], []
-    for (held, _), cell in cells.items():
-        bounds = as_bounds(cell.times.all_pairs)
-        picked = np.arange(len(bounds[0])) if seeds is None else seeds
-        after, by = (float(np.median(end[picked])) for end in bounds)
-        low.append(after if math.isinf(by) else by)
-        high.append(by)
-        scales.append(float(np.mean(np.asarray(cell.scales)[picked])))
-        rho.append(held)
-    if np.isfinite(high).sum() < 4 or len(set(rho)) < 2:
-        return None
-    try:
-        return collapse(low, high, scales, rho)
-    except ValueError:
-        return None
-
-
-def collapse_rows(panel: Panel, theirs: Mapping[str, Any]) -> tuple[list[Row], list[Finding]]:
-    """R² of log T on the logit scale and on the norm alone, over the grid of ρ and τ that was published."""
-    wanted = [(float(rho), float(tau)) for rho in theirs["rho"] for tau in theirs["tau"]]
-    cells = {place: panel.cells[place] for place in wanted if place in panel.cells}
-    found = collapse_of(cells)
-    if found is None:
-        return [], []
-    p, whole = panel.part.p, len(cells) == len(wanted)
-    counts = cluster_weights(np.arange(len(panel.part.seeds)), RESAMPLES, 0).astype(np.int64)
-    every = [collapse_of(cells, np.repeat(np.arange(counts.shape[1]), row)) for row in counts]
-    rows: list[Row] = []
-    findings: list[Finding] = []
-    for words, key, value, drawn in (
-        ("the logit scale", "R2_logT_on_L", found.on_scale, [one.on_scale for one in every if one]),
-        ("ρ alone", "R2_on_rho_alone", found.on_norm, [one.on_norm for one in every if one]),
-    ):
-        quantity = f"R² of log T on {words} at p = {p}"
-        interval = expanded_percentile([one for one in drawn if one is not None], counts.shape[1])
-        note = (
-            f"medians of {found.n} cells of ρ and τ, {found.censored} of them bounds; matched seeds resampled"
-        )
-        number = theirs[key].get(str(p))
-        if whole and number is not None:
-            rows.append(compared(quantity, number, value, interval, tolerance=0.02, note=f"{note}; 2 % allowed",
-                                 digits=3))  # fmt: skip
-        else:
-            findings.append(
-                Finding(quantity, value, interval, f"{note}; published over {len(wanted)} cells: {number}", 3)
-            )
-    if found.on_both is not None and found.on_scale is not None:
-        findings.append(
-            Finding(f"what ρ adds to the logit scale at p = {p}", found.on_both - found.on_scale, None,
-                    "R² of log T on both, less R² on the logit scale", 3)
-        )  # fmt: skip
-    return rows, findings
 
 
 def norm_rows(panels: Mapping[int, Panel], facts: Mapping[str, Any]) -> list[Row]:

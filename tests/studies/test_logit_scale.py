@@ -13,7 +13,7 @@ import pytest
 from grokscope.measures.censored import median_interval
 from grokscope.studies import StudyResult, choose_study, write_result
 from grokscope.studies.clamp_grid import Control, Times
-from grokscope.studies.logit_scale import collapse_of, published_pair, recover, run_logit_scale
+from grokscope.studies.logit_scale import published_pair, run_logit_scale
 from grokscope.studies.logit_scale_cells import (
     BASE,
     RAISED,
@@ -25,6 +25,7 @@ from grokscope.studies.logit_scale_cells import (
     measure_parts,
     read_cell,
 )
+from grokscope.studies.logit_scale_mediation import _published_recovery, collapse_of, recover
 from grokscope.studies.published import published
 from grokscope.studies.rows import ratio_of
 from grokscope.studies.sweep import Bench, Log, Scale
@@ -118,6 +119,17 @@ def test_the_share_through_the_scale_is_recovered(tmp_path: Path, share: float, 
     assert row["interval"][0] <= row["ours"] <= row["interval"][1]
     assert len(bench.trained) == 4 + 6 * 4
     assert f"{row['ours']:.2f}" in result.sentence
+
+
+def test_fewer_temperatures_are_compared_with_the_published_table_at_these() -> None:
+    theirs = published("logit_scale")["mediation_rho_1.15"]["59"]
+    assert _published_recovery(theirs, theirs["tau"]) == (0.83, (0.82, 0.85), "")
+    number, (low, high), said = _published_recovery(theirs, [1.0, 1.3, 1.7])
+    # T2 between (20.89, 3450) and (26.5, 6825) at 23.87
+    t2 = 3450 + (23.87 - 20.89) / (26.5 - 20.89) * (6825 - 3450)
+    assert number == round((12600 - t2) / (12600 - 3675), 3)
+    assert (low - number, high - number) == pytest.approx((0.82 - 0.83, 0.85 - 0.83), abs=2e-3)
+    assert "0.83 over all 5" in said
 
 
 def test_the_collapse_is_on_the_variable_that_acts(tmp_path: Path) -> None:
