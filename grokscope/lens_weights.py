@@ -19,6 +19,7 @@ from torch import Tensor
 
 from grokscope.errors import GrokscopeError
 from grokscope.models import Composed, ComposedSettings, Model, Params, Transformer, TransformerSettings
+from grokscope.models.anatomy import scaled
 from grokscope.models.composed_layers import sinusoids, visible
 
 ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_tanh": "gelu_new", "silu": "silu"}
@@ -129,7 +130,10 @@ def as_composed(model: Model) -> Composed:
         attention_bias=t.biases,
         mlp_bias=t.biases,
         head_bias=t.biases,
+        norm_gain=t.norm_gain,
+        norm_bias=t.norm_bias,
         d_vocab_out=t.d_vocab_out,
+        output_scale=t.output_scale,
     )
     assert model.n_tokens is not None
     return Composed(settings, model.n_tokens, model.n_classes)
@@ -216,9 +220,12 @@ def _head(model: Composed, params: Params, notes: list[str]) -> Params:
         weight = params["embed.W_E"]
     else:
         weight = params["unembed.W_U"].T
+    bias = params.get("unembed.b_U", torch.zeros_like(weight[:, 0]))
+    if model.output_scale != 1.0:
+        notes.append(f"the constant {model.output_scale:g} on the logits is in the head")
     return {
-        "unembed.weight": weight,
-        "unembed.bias": params.get("unembed.b_U", torch.zeros_like(weight[:, 0])),
+        "unembed.weight": scaled(model.output_scale, weight),
+        "unembed.bias": scaled(model.output_scale, bias),
     }
 
 

@@ -66,6 +66,12 @@ STRUCTURED = {
     "transformer": {},
     "transformer-biased": {"biases": True, "d_vocab_out": P + 1, "activation": "gelu"},
     "transformer-normed": {"layer_norm": True, "causal": False, "activation": "gelu_tanh"},
+    "transformer-bare-norms-scaled": {
+        "layer_norm": True,
+        "norm_gain": False,
+        "norm_bias": False,
+        "output_scale": 0.5,
+    },
 }
 EXPRESSED = [*(name for name in CASES if name not in REFUSED), *MORE, *STRUCTURED]
 
@@ -197,6 +203,7 @@ def test_prompts_settings_and_notes(name, all_pairs):
     assert found.classes == (s.out_offset, s.out_offset + P)
     for setting, words in (
         (s.tied, "tied to the embedding"),
+        (s.output_scale != 1.0, "on the logits is in the head"),
         (s.score_scale != "head", "of the scores"),
         (s.embedding_scale != 1, "the embedding scale"),
         (s.attention_share != 1, "queries of zero"),

@@ -56,10 +56,10 @@ def build_model(
             f"building a model: a temperature of {temperature} was given, expected one above 0"
         )
     if temperature != 1.0:
-        if not isinstance(settings, MLPSettings):
+        if isinstance(settings, WeightsOnlySettings):
             raise GrokscopeError(
                 f"building a model: a temperature of {temperature} was given to model.family {settings.family!r}, "
-                "expected 1, or model.family 'mlp', whose logits can be scaled"
+                "expected 1, or a family whose logits are known"
             )
         settings = replace(settings, output_scale=settings.output_scale / temperature)
     if isinstance(settings, WeightsOnlySettings):

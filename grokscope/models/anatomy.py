@@ -7,6 +7,7 @@ h neurons. Matrices act on row vectors, ``x @ W``, so they are stored (in, out) 
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -14,7 +15,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from grokscope.errors import Absent
+from grokscope.errors import Absent, GrokscopeError
 from grokscope.measures.blocks import FirstLayer, block_rows, block_slices
 from grokscope.measures.chain_rule import SampleNorms
 from grokscope.measures.regions import GatedForm
@@ -226,6 +227,20 @@ class Model(abc.ABC):
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name → shape of every tensor."""
         return {part.name: part.shape for part in self.parts}
+
+
+def checked_scale(what: str, scale: float) -> float:
+    """The ``output_scale`` of a family. Raises GrokscopeError for one that leaves no logits."""
+    if scale == 0 or not math.isfinite(scale):
+        raise GrokscopeError(
+            f"building {what}: model.output_scale = {scale}, expected a finite number that is not 0"
+        )
+    return scale
+
+
+def scaled(scale: float, x: Tensor) -> Tensor:
+    """c x, and x itself where c is 1."""
+    return x if scale == 1.0 else scale * x
 
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {

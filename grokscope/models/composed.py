@@ -19,7 +19,7 @@ from grokscope.errors import Absent
 from grokscope.measures.regions import GatedForm
 from grokscope.models import composed_layers as layers
 from grokscope.models import composed_maps
-from grokscope.models.anatomy import MapView, Model, Params, draw, why_no_gates
+from grokscope.models.anatomy import MapView, Model, Params, checked_scale, draw, scaled, why_no_gates
 from grokscope.models.composed_layers import Rows
 from grokscope.models.composed_parts import ComposedSettings, has_norm, list_parts, resolve
 
@@ -41,6 +41,7 @@ class Composed(Model):
 
     def __init__(self, settings: ComposedSettings, n_tokens: int, n_classes: int) -> None:
         self.settings = settings
+        self.output_scale = checked_scale("a transformer", settings.output_scale)
         self.layout = resolve(settings, n_tokens, n_classes)
         self.parts = list_parts(settings, self.layout)
         self.n_tokens, self.n_classes, self.n_layers = n_tokens, n_classes, settings.n_layers + 1
@@ -110,14 +111,16 @@ class Composed(Model):
             return params["embed.W_E"][..., first:stop, :].mT
         return params["unembed.W_U"][..., first:stop]
 
-    def _head_bias(self, params: Params) -> Tensor | None:
-        if not self.settings.head_bias:
-            return None
-        first = self.settings.out_offset
-        return params["unembed.b_U"][..., first : first + self.n_classes]
+    def _read(self, params: Params) -> tuple[Tensor, Tensor | None]:
+        """What takes the head's input to the logits: (…, d, C) and (C,), the constant on the logits in both."""
+        head, bias, first = self._unembed(params), None, self.settings.out_offset
+        if self.settings.head_bias:
+            bias = scaled(self.output_scale, params["unembed.b_U"][..., first : first + self.n_classes])
+        return scaled(self.output_scale, head), bias
 
     def _logits(self, params: Params, z: Tensor) -> Tensor:
-        logits, bias = self._final(params, z) @ self._unembed(params), self._head_bias(params)
+        head, bias = self._read(params)
+        logits = self._final(params, z) @ head
         return logits if bias is None else logits + bias
 
     def forward(self, params: Params, inputs: Tensor) -> Tensor:
@@ -167,7 +170,7 @@ class Composed(Model):
             return Absent("no region: the MLP multiplies two linear maps of its input")
         if absent := why_no_gates(s.activation):
             return absent
-        prefix, w_u, bias = f"blocks.{self.last}.mlp.", self._unembed(params), self._head_bias(params)
+        prefix, (w_u, bias) = f"blocks.{self.last}.mlp.", self._read(params)
         w_in, b_in, w_out = (params.get(f"{prefix}{name}") for name in ("W_in", "b_in", "W_out"))
         assert w_in is not None
         assert w_out is not None
@@ -223,7 +226,7 @@ class Composed(Model):
     def neuron_logit(self, params: Params) -> Tensor | Absent:
         if not self.settings.d_mlp:
             return Absent(NO_MLP)
-        return (params[f"blocks.{self.last}.mlp.W_out"] @ self._unembed(params)).mT
+        return (params[f"blocks.{self.last}.mlp.W_out"] @ self._read(params)[0]).mT
 
     def maps(self, params: Params) -> dict[str, MapView]:
         """End-to-end maps; see ``composed_maps.build_maps``."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-from grokscope.models.anatomy import MapView, Params
+from grokscope.models.anatomy import MapView, Params, scaled
 from grokscope.models.composed_layers import sinusoids
 from grokscope.models.composed_parts import ComposedSettings, Layout, has_norm
 
@@ -32,6 +32,7 @@ def build_maps(
     past = "past the other layers" if several else ""
     found = {name: MapView((table,)) for name, table in tables.items()}
     found["unembedding"] = MapView((unembed.mT,))
+    unembed = scaled(s.output_scale, unembed)
     after = paths.after(-1)
     found["direct"] = MapView(
         (paths.gained(embedded, paths.start()), paths.written(unembed, after)),

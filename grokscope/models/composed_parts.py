@@ -38,6 +38,7 @@ class ComposedSettings:
     Read: "last", "first", "position:<i>" from 0, or "mean" over positions, after the final norm.
     ``d_vocab``, ``n_positions`` and ``d_vocab_out`` are the rows or logits of larger tables, 0 for what is
     needed; class c is logit ``out_offset`` + c, for a tied head row ``out_offset`` + c of the embedding.
+    ``output_scale`` is a constant on the logits.
 
     Weights start as N(0, init_scale²/d_model), an untied head as N(0, init_scale²/(classes + 1)), biases at
     zero, gains at one.
@@ -81,6 +82,7 @@ class ComposedSettings:
     read: str = "last"
     d_vocab_out: int = 0
     out_offset: int = 0
+    output_scale: float = 1.0
     init_scale: float = 1.0
 
 

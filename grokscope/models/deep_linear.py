@@ -11,7 +11,17 @@ from torch import Tensor
 
 from grokscope.errors import Absent, GrokscopeError
 from grokscope.measures.regions import GatedForm
-from grokscope.models.anatomy import Linearised, MapView, Model, Params, Part, Pullback, draw
+from grokscope.models.anatomy import (
+    Linearised,
+    MapView,
+    Model,
+    Params,
+    Part,
+    Pullback,
+    checked_scale,
+    draw,
+    scaled,
+)
 
 
 @dataclass(frozen=True)
@@ -19,12 +29,13 @@ class DeepLinearSettings:
     """``[model]`` of a recipe: a deep linear net of ``depth`` layers.
 
     ``width`` is that of the hidden layers, 0 for that of the input. Weights start as
-    N(0, init_scale²/fan_in).
+    N(0, init_scale²/fan_in). ``output_scale`` is a constant on the outputs.
     """
 
     family: Literal["deep-linear"] = "deep-linear"
     depth: int = 3
     width: int = 0
+    output_scale: float = 1.0
     init_scale: float = 1.0
 
 
@@ -42,6 +53,7 @@ class DeepLinear(Model):
                 f"{settings.width}, expected a depth of at least 1 and a width of at least 0"
             )
         self.settings = settings
+        self.output_scale = checked_scale("a deep linear net", settings.output_scale)
         self.n_tokens, self.n_classes = None, n_classes
         self.n_layers = settings.depth
         width = settings.width or n_inputs
@@ -60,7 +72,7 @@ class DeepLinear(Model):
         return [params[part.name] for part in self.parts]
 
     def forward(self, params: Params, inputs: Tensor) -> Tensor:
-        return reduce(torch.matmul, self.layers(params), inputs)
+        return scaled(self.output_scale, reduce(torch.matmul, self.layers(params), inputs))
 
     def linearised(self, inputs: Tensor) -> Linearised:
         # one-hot inputs select every row of the product, in order: there is nothing to multiply
@@ -79,7 +91,7 @@ class DeepLinear(Model):
                 before.append(before[-1] @ layer)
 
             def pullback(delta: Tensor) -> Params:
-                delta = delta[None] if alone else delta
+                delta = scaled(self.output_scale, delta[None] if alone else delta)
                 grads: Params = {}
                 for index in range(len(layers) - 1, 0, -1):
                     grads[self.parts[index].name] = before[index - 1].mT @ delta
@@ -87,7 +99,8 @@ class DeepLinear(Model):
                 grads[self.parts[0].name] = delta if one_hot else batch.mT @ delta
                 return {name: grad[0] for name, grad in grads.items()} if alone else grads
 
-            return before[-1][0] if alone else before[-1], pullback
+            outputs = scaled(self.output_scale, before[-1])
+            return outputs[0] if alone else outputs, pullback
 
         return at
 
@@ -105,7 +118,8 @@ class DeepLinear(Model):
 
     def maps(self, params: Params) -> dict[str, MapView]:
         layers = self.layers(params)
-        found = {"product": MapView(tuple(layer.mT for layer in reversed(layers)))}
+        note = "" if self.output_scale == 1.0 else "without the constant on the outputs"
+        found = {"product": MapView(tuple(layer.mT for layer in reversed(layers)), note)}
         for index, layer in enumerate(layers, start=1):
             found[f"layer.{index}"] = MapView((layer.mT,))
         return found

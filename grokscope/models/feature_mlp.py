@@ -21,7 +21,9 @@ from grokscope.models.anatomy import (
     activate,
     activate_in_place,
     activation_pullback,
+    checked_scale,
     draw,
+    scaled,
     why_no_gates,
 )
 
@@ -31,6 +33,7 @@ class FeatureMLPSettings:
     """``[model]`` of a recipe: the MLP on features.
 
     ``hidden`` lists the widths of the hidden layers. Weights start as N(0, init_scale²/fan_in), biases at zero.
+    ``output_scale`` is a constant on the logits.
     """
 
     family: Literal["feature-mlp"] = "feature-mlp"
@@ -38,6 +41,7 @@ class FeatureMLPSettings:
     activation: Activation = "gelu"
     hidden_bias: bool = True
     head_bias: bool = True
+    output_scale: float = 1.0
     init_scale: float = 1.0
 
 
@@ -55,6 +59,7 @@ class FeatureMLP(Model):
                 "each of at least 1"
             )
         self.settings = settings
+        self.output_scale = checked_scale("an MLP on features", settings.output_scale)
         self.n_tokens, self.n_classes = None, n_classes
         self.n_layers = len(settings.hidden) + 1
         sizes = [n_inputs, *settings.hidden]
@@ -89,7 +94,9 @@ class FeatureMLP(Model):
 
     def _head(self, params: Params, hidden: Tensor) -> Tensor:
         logits = hidden @ params["head.W_U"]
-        return logits + params["head.b_U"].unsqueeze(-2) if self.settings.head_bias else logits
+        if self.settings.head_bias:
+            logits = logits + params["head.b_U"].unsqueeze(-2)
+        return scaled(self.output_scale, logits)
 
     def head_input(self, params: Params, inputs: Tensor) -> Tensor:
         x = inputs
@@ -111,6 +118,7 @@ class FeatureMLP(Model):
                 below.append(passed[-1][1])
 
             def pullback(delta: Tensor) -> Params:
+                delta = scaled(self.output_scale, delta)
                 grads: Params = {"head.W_U": below[-1].mT @ delta}
                 if self.settings.head_bias:
                     grads["head.b_U"] = delta.sum(-2)
@@ -137,11 +145,12 @@ class FeatureMLP(Model):
     def gated(self, params: Params) -> GatedForm | Absent:
         if absent := why_no_gates(self.settings.activation):
             return absent
+        bias = params.get("head.b_U")
         return GatedForm(
             weights=tuple(params[f"hidden.{layer}.W"] for layer in self._layers),
             biases=tuple(params.get(f"hidden.{layer}.b") for layer in self._layers),
-            head=params["head.W_U"],
-            head_bias=params.get("head.b_U"),
+            head=self._read(params),
+            head_bias=None if bias is None else scaled(self.output_scale, bias),
             direct=None,
             activation=self.settings.activation,
         )
@@ -150,7 +159,11 @@ class FeatureMLP(Model):
         return params["head.W_U"].mT
 
     def neuron_logit(self, params: Params) -> Tensor:
-        return params["head.W_U"].mT
+        return self._read(params).mT
+
+    def _read(self, params: Params) -> Tensor:
+        """(…, h, C): the head, with the constant on the logits."""
+        return scaled(self.output_scale, params["head.W_U"])
 
     def maps(self, params: Params) -> dict[str, MapView]:
         found = {f"layer.{layer}": MapView((params[f"hidden.{layer}.W"].mT,)) for layer in self._layers}

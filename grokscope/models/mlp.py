@@ -6,7 +6,6 @@ so that no sample's embedding is ever multiplied twice. The ordinary forward of 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -28,7 +27,9 @@ from grokscope.models.anatomy import (
     Params,
     Part,
     activate,
+    checked_scale,
     draw,
+    scaled,
     why_no_gates,
 )
 from grokscope.models.mlp_blocks import first_layer, logit_blocks
@@ -133,10 +134,7 @@ class MLP(Model):
                 f"building an mlp: model.d_vocab_out = {s.d_vocab_out} and model.out_offset = {s.out_offset}, "
                 f"expected an offset from 0 and 0 or at least {max(out, n_classes)} logits"
             )
-        if s.output_scale == 0 or not math.isfinite(s.output_scale):
-            raise GrokscopeError(
-                f"building an mlp: model.output_scale = {s.output_scale}, expected a finite number that is not 0"
-            )
+        checked_scale("an mlp", s.output_scale)
         return s.d_vocab or vocab, s.d_vocab_out or out
 
     def init(self, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Params:
@@ -252,7 +250,7 @@ class MLP(Model):
         return params["head.W_U"][..., first : first + self.n_classes]
 
     def _scaled(self, logits: Tensor) -> Tensor:
-        return logits if self.output_scale == 1.0 else self.output_scale * logits
+        return scaled(self.output_scale, logits)
 
     def _head_bias(self, params: Params) -> Tensor | None:
         first = self.settings.out_offset

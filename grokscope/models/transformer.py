@@ -30,7 +30,9 @@ from grokscope.models.anatomy import (
     Params,
     Part,
     activate,
+    checked_scale,
     draw,
+    scaled,
     why_no_gates,
 )
 from grokscope.models.transformer_blocks import logit_blocks
@@ -45,7 +47,8 @@ class TransformerSettings:
     """``[model]`` of a recipe: one layer, tokens a, b and "=".
 
     ``d_head`` 0 means d_model / n_heads. ``d_vocab_out`` 0 means one logit a class; a larger head is cut
-    to the classes. Weights start as N(0, init_scale²/d_model), the unembedding as
+    to the classes. ``norm_gain`` and ``norm_bias`` say whether the norms of ``layer_norm`` have parameters.
+    ``output_scale`` is a constant on the logits. Weights start as N(0, init_scale²/d_model), the unembedding as
     N(0, init_scale²/(classes + 1)), biases at zero, gains at one (arXiv 2301.05217, appendix A).
     """
 
@@ -56,9 +59,12 @@ class TransformerSettings:
     d_mlp: int = 512
     activation: Activation = "relu"
     layer_norm: bool = False
+    norm_gain: bool = True
+    norm_bias: bool = True
     biases: bool = False
     causal: bool = True
     d_vocab_out: int = 0
+    output_scale: float = 1.0
     init_scale: float = 1.0
 
 
@@ -95,6 +101,7 @@ class Transformer(Model):
                 f"building a transformer: model.d_vocab_out = {out}, expected 0 or at least the {n_classes} classes"
             )
         self.settings = settings
+        self.output_scale = checked_scale("a transformer", settings.output_scale)
         self.stacks = not (settings.layer_norm or settings.biases)
         self.n_tokens, self.n_classes, self.n_layers = n_tokens, n_classes, 2
         k, m = settings.d_head or d // heads, settings.d_mlp
@@ -119,8 +126,9 @@ class Transformer(Model):
         parts = [Part(name, shape, "matrix", block) for name, shape, block in matrix]
         if settings.biases:
             parts += [Part(name, shape, "bias", block) for name, shape, block in bias]
-        if settings.layer_norm:
+        if settings.layer_norm and settings.norm_gain:
             parts += [Part(f"{name}.w", (d,), "gain", "norm") for name in norms]
+        if settings.layer_norm and settings.norm_bias:
             parts += [Part(f"{name}.b", (d,), "bias", "norm") for name in norms]
         self.parts = tuple(parts)
 
@@ -138,7 +146,7 @@ class Transformer(Model):
     def _norm(self, params: Params, name: str, x: Tensor) -> Tensor:
         if not self.settings.layer_norm:
             return x
-        gain, bias = params[f"{name}.w"], params[f"{name}.b"]
+        gain, bias = params.get(f"{name}.w"), params.get(f"{name}.b")
         return layer_norm(x, (x.shape[-1],), gain, bias, NORM_EPSILON)
 
     def _project(self, params: Params, x: Tensor, which: str) -> Tensor:
@@ -189,8 +197,12 @@ class Transformer(Model):
     def _unembed(self, params: Params) -> Tensor:
         return params["unembed.W_U"][..., : self.n_classes]
 
-    def _head_bias(self, params: Params) -> Tensor | None:
-        return params["unembed.b_U"][..., : self.n_classes] if self.settings.biases else None
+    def _read(self, params: Params) -> tuple[Tensor, Tensor | None]:
+        """What takes the head's input to the logits: (…, d, C) and (C,), the constant on the logits in both."""
+        bias = params["unembed.b_U"][..., : self.n_classes] if self.settings.biases else None
+        return scaled(self.output_scale, self._unembed(params)), (
+            None if bias is None else scaled(self.output_scale, bias)
+        )
 
     def _neurons(self, params: Params, z: Tensor) -> Tensor:
         pre = self._norm(params, "blocks.0.ln2", z) @ params["blocks.0.mlp.W_in"]
@@ -205,7 +217,8 @@ class Transformer(Model):
         return self._norm(params, "ln_final", y)
 
     def from_z(self, params: Params, z: Tensor) -> Tensor:
-        logits, bias = self._final(params, z) @ self._unembed(params), self._head_bias(params)
+        w_u, bias = self._read(params)
+        logits = self._final(params, z) @ w_u
         return logits if bias is None else logits + bias
 
     def _logits(self, params: Params, mixed: Tensor, residual: Tensor) -> Tensor:
@@ -213,14 +226,12 @@ class Transformer(Model):
             return self.from_z(params, self._attended(params, mixed, residual))
         if self.settings.biases:
             residual = residual + params[f"{ATTENTION}b_O"]
-        w_o, w_u = self._output_matrix(params), self._unembed(params)
+        w_o, (w_u, bias) = self._output_matrix(params), self._read(params)
         w_in, w_out = params["blocks.0.mlp.W_in"], params["blocks.0.mlp.W_out"]
         offset_in, offset_out = residual @ w_in, residual @ w_u
-        if self.settings.biases:
+        if bias is not None:
             offset_in = offset_in + params["blocks.0.mlp.b_in"]
-            offset_out = (
-                offset_out + params["blocks.0.mlp.b_out"] @ w_u + params["unembed.b_U"][: self.n_classes]
-            )
+            offset_out = offset_out + params["blocks.0.mlp.b_out"] @ w_u + bias
         hidden = activate(self.settings.activation, mixed @ (w_o @ w_in) + offset_in)
         return mixed @ (w_o @ w_u) + hidden @ (w_out @ w_u) + offset_out
 
@@ -269,7 +280,7 @@ class Transformer(Model):
             )
         if absent := why_no_gates(self.settings.activation):
             return absent
-        w_out, w_u, bias = params["blocks.0.mlp.W_out"], self._unembed(params), self._head_bias(params)
+        w_out, (w_u, bias) = params["blocks.0.mlp.W_out"], self._read(params)
         if bias is not None:
             bias = bias + params["blocks.0.mlp.b_out"] @ w_u
         return GatedForm(
@@ -288,18 +299,20 @@ class Transformer(Model):
         return self._unembed(params).mT
 
     def neuron_logit(self, params: Params) -> Tensor:
-        return (params["blocks.0.mlp.W_out"] @ self._unembed(params)).mT
+        return (params["blocks.0.mlp.W_out"] @ self._read(params)[0]).mT
 
     def maps(self, params: Params) -> dict[str, MapView]:
         embedding, unembed = self.embeddings(params)["embedding"], self._unembed(params)
-        attend_in, attend_out, final, note = embedding, unembed, unembed, ""
+        attend_in, note = embedding, ""
+        attend_out = final = self._read(params)[0]
         query_in = (params["embed.W_E"][..., self.n_tokens, :] + params["pos_embed.W_pos"][..., 2, :])[
             ..., None, :
         ]
         if self.settings.layer_norm:
-            note = "gain folded, not exact"
+            note = "gain folded, not exact" if self.settings.norm_gain else "norm left out, not exact"
+        if self.settings.layer_norm and self.settings.norm_gain:
             first, last = params["blocks.0.ln1.w"][..., None, :], params["ln_final.w"][..., :, None]
-            attend_in, attend_out, final = embedding * first, last * unembed, last * unembed
+            attend_in, attend_out, final = embedding * first, last * final, last * final
             query_in = query_in * first
         found = {
             "embedding": MapView((embedding,)),

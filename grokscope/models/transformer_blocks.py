@@ -55,13 +55,12 @@ def _logits(model: Transformer, params: Params) -> Callable[[Tensor], Tensor]:
     s, residual = model.settings, model._tables(params).residual
     if s.layer_norm:
         return lambda mixed: model.from_z(params, model._attended(params, mixed, residual))
-    w_o, w_u = model._output_matrix(params), model._unembed(params)
+    w_o, (w_u, bias) = model._output_matrix(params), model._read(params)
     w_in, w_out = params["blocks.0.mlp.W_in"], params["blocks.0.mlp.W_out"]
     if s.biases:
         residual = residual + params[f"{ATTENTION}b_O"]
     to_neurons, to_logits, folded = w_o @ w_in, w_o @ w_u, w_out @ w_u
     in_offset, out_offset = residual @ w_in, residual @ w_u
-    bias = model._head_bias(params)
     if bias is not None:
         in_offset = in_offset + params["blocks.0.mlp.b_in"]
         out_offset = out_offset + params["blocks.0.mlp.b_out"] @ w_u + bias

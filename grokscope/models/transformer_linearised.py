@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from grokscope.models.anatomy import Linearised, Params, Pullback, activate_in_place, activation_pullback
+from grokscope.models.anatomy import (
+    Linearised,
+    Params,
+    Pullback,
+    activate_in_place,
+    activation_pullback,
+    scaled,
+)
 from grokscope.models.operand_rows import OperandRows
 
 if TYPE_CHECKING:
@@ -50,7 +57,7 @@ def linearised(model: Transformer, inputs: Tensor) -> Linearised:
         w_o = params[f"{ATTENTION}W_O"].flatten(-3, -2)
         w_in, w_out = params["blocks.0.mlp.W_in"], params["blocks.0.mlp.W_out"]
         head = params["unembed.W_U"]
-        used = head if head.shape[-1] == n_classes else head[..., :n_classes]
+        used = scaled(model.output_scale, head if head.shape[-1] == n_classes else head[..., :n_classes])
 
         query = (last[..., None, :] @ w_q).unflatten(-1, (heads, k))
         key = (residual @ w_k).unflatten(-1, (heads, k))
@@ -109,7 +116,8 @@ def linearised(model: Transformer, inputs: Tensor) -> Linearised:
                 ],
                 dim=-2,
             )
-            if used is not head:
+            d_used = scaled(model.output_scale, d_used)
+            if head.shape[-1] != n_classes:
                 d_used = torch.nn.functional.pad(d_used, (0, head.shape[-1] - n_classes))
             return {
                 "embed.W_E": d_table,

@@ -38,9 +38,8 @@ _ALLOWED = 0.03
 CHOSEN = (
     "Transformers: every matrix starts as N(0, 1/d_model) and the head as N(0, 1/61); in the published code the "
     "position embedding starts ten times smaller, the second matrix of the MLP as N(0, 1/512) and the head as "
-    "N(0, 1/128), so that the initial norm is 41.5 here and 35.7 there. LayerNorm without parameters is LayerNorm "
-    "whose gains stay at one and whose biases stay at zero. Its modulus (53) and train fractions are four of the "
-    "published grid."
+    "N(0, 1/128), so that the initial norm is 41.5 here and 35.7 there. The modulus (53) and the train fractions of "
+    "the one with LayerNorm are four of the published grid."
 )
 
 
@@ -175,9 +174,8 @@ def layer_norm_arms() -> dict[float, Arm]:
         extra = (
             "task.extra_classes=1",
             f"task.train_fraction={fraction!r}",
-            f"model={{{_TRANSFORMER}, layer_norm = true}}",
+            f"model={{{_TRANSFORMER}, layer_norm = true, norm_gain = false, norm_bias = false}}",
             _EVERYTHING_DECAYS,
-            'intervene.frozen=["gains", "biases"]',
         )
         grid = Grid(LAYER_NORM_SEEDS, {}, extra=extra, label=f".layer-norm.fraction{fraction:g}")
         found[fraction] = grid.free_arm(LAYER_NORM_P)

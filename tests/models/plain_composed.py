@@ -20,6 +20,7 @@ BIASES: dict[str, Any] = {
 }
 CASES: dict[str, dict[str, Any]] = {
     "plain": {},
+    "scaled": {"output_scale": -0.5, "norm": "layer", "tied": True, "head_bias": True},
     "biases": BIASES,
     "pre-layer": {"norm": "layer", **BIASES},
     "pre-layer-no-final": {"norm": "layer", "final_norm": False, "activation": "gelu_tanh"},
@@ -221,4 +222,4 @@ def plain(s: ComposedSettings, params: dict[str, Tensor], inputs: Tensor) -> Ten
     else:
         x = x[:, place[s.read] if s.read in place else int(s.read.split(":")[1])]
     head = params["embed.W_E"].T if s.tied else params["unembed.W_U"]
-    return (x @ head + bias("unembed.b_U"))[:, s.out_offset : s.out_offset + P]
+    return s.output_scale * (x @ head + bias("unembed.b_U"))[:, s.out_offset : s.out_offset + P]

@@ -60,7 +60,7 @@ def test_the_parts_compose_to_the_whole(name: str, random_params, all_pairs, mon
     bias = params["unembed.b_U"] if model.settings.head_bias else torch.zeros(99, dtype=torch.float64)
     first = model.settings.out_offset
     read = model.head_input(params, inputs) @ model.unembedding(params).mT + bias[first : first + P]
-    assert torch.allclose(read, logits, rtol=1e-11, atol=1e-11)
+    assert torch.allclose(model.output_scale * read, logits, rtol=1e-11, atol=1e-11)
     assert set(params) == set(model.init(torch.Generator().manual_seed(0)))
     monkeypatch.setattr(module, "_BLOCK_ELEMENTS", 2000)
     assert torch.allclose(model.forward(params, inputs), logits, rtol=1e-11, atol=1e-11)

@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from grokscope.errors import Absent, GrokscopeError
-from grokscope.models import DeepLinear, DeepLinearSettings, MLPSettings, build_model
+from grokscope.models import DeepLinear, DeepLinearSettings, MLPSettings, Model, build_model
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 5])
-@pytest.mark.parametrize("width", [0, 4])
-def test_against_the_product(depth: int, width: int, random_params, same_gradients) -> None:
-    model = DeepLinear(DeepLinearSettings(depth=depth, width=width), 6, 5)
+@pytest.mark.parametrize(("width", "scale"), [(0, 1.0), (4, 1.0), (4, -0.5)])
+def test_against_the_product(depth: int, width: int, scale: float, random_params, same_gradients) -> None:
+    model = DeepLinear(DeepLinearSettings(depth=depth, width=width, output_scale=scale), 6, 5)
     params = random_params(model)
     inputs = torch.randn(9, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
@@ -21,13 +21,18 @@ def test_against_the_product(depth: int, width: int, random_params, same_gradien
         return found
 
     same_gradients(
-        params, lambda leaves: model.forward(leaves, inputs), lambda leaves: inputs @ product(leaves)
+        params, lambda leaves: model.forward(leaves, inputs), lambda leaves: scale * inputs @ product(leaves)
     )
     assert torch.allclose(model.maps(params)["product"].matrix(), product(params).T, atol=1e-12)
     z = model.combined(params, inputs)
     assert torch.allclose(model.from_z(params, z), model.forward(params, inputs), atol=1e-12)
     head = model.head_input(params, inputs) @ params[f"layer.{depth}.W"]
-    assert torch.allclose(head, model.forward(params, inputs), atol=1e-12)
+    assert torch.allclose(scale * head, model.forward(params, inputs), atol=1e-12)
+    logits, pullback = model.linearised(inputs)(params)
+    plain, by_graph = Model.linearised(model, inputs)(params)
+    assert torch.allclose(logits, plain, atol=1e-12)
+    for name, gradient in by_graph(torch.ones_like(logits)).items():
+        assert torch.allclose(pullback(torch.ones_like(logits))[name], gradient, atol=1e-12)
 
 
 def test_maps_pass_a_step_axis_through(random_params) -> None:

@@ -14,6 +14,7 @@ MODELS = {
     "one layer": FeatureMLPSettings(hidden=(7,)),
     "relu, two layers": FeatureMLPSettings(hidden=(7, 5), activation="relu"),
     "no biases": FeatureMLPSettings(hidden=(6, 4, 3), hidden_bias=False, head_bias=False, activation="tanh"),
+    "scaled": FeatureMLPSettings(hidden=(7,), output_scale=-0.4),
     "quadratic": FeatureMLPSettings(hidden=(6,), activation="quadratic", head_bias=False),
 }
 
@@ -26,7 +27,9 @@ def features(count: int = 9, runs: tuple[int, ...] = ()) -> torch.Tensor:
     return torch.randn(*runs, count, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
-@pytest.mark.parametrize(("name", "function"), [("one layer", gelu), ("relu, two layers", relu)])
+@pytest.mark.parametrize(
+    ("name", "function"), [("one layer", gelu), ("relu, two layers", relu), ("scaled", gelu)]
+)
 def test_against_a_plain_loop(name: str, function, random_params, same_gradients) -> None:
     model, x = built(name), features()
     depth = len(model.settings.hidden)
@@ -36,7 +39,7 @@ def test_against_a_plain_loop(name: str, function, random_params, same_gradients
         for row in x:
             for layer in range(1, depth + 1):
                 row = function(row @ leaves[f"hidden.{layer}.W"] + leaves[f"hidden.{layer}.b"])
-            rows.append(row @ leaves["head.W_U"] + leaves["head.b_U"])
+            rows.append(model.settings.output_scale * (row @ leaves["head.W_U"] + leaves["head.b_U"]))
         return torch.stack(rows)
 
     same_gradients(random_params(model), lambda leaves: model.forward(leaves, x), plain)
@@ -77,7 +80,8 @@ def test_anatomy(name: str, random_params) -> None:
     logits = model.forward(params, x)
     assert torch.equal(model.from_z(params, model.combined(params, x)), logits)
     bias = params.get("head.b_U", torch.zeros(3, dtype=torch.float64))
-    torch.testing.assert_close(model.head_input(params, x) @ model.unembedding(params).T + bias, logits)
+    read = model.head_input(params, x) @ model.unembedding(params).T + bias
+    torch.testing.assert_close(model.output_scale * read, logits)
     assert set(model.matrices.values()) == {"head", *(f"hidden.{i}" for i in range(1, model.n_layers))}
     assert set(model.maps(params)) == {"unembedding", *(f"layer.{i}" for i in range(1, model.n_layers))}
     assert model.embeddings(params) == {}

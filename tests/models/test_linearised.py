@@ -46,6 +46,8 @@ MODELS = {
     "transformer": transformer(),
     "transformer, gelu, wide head": transformer(activation="gelu_tanh", d_vocab_out=9),
     "transformer, one narrow head": transformer(n_heads=1, d_head=5),
+    "transformer, scaled": transformer(output_scale=-0.7, d_vocab_out=9),
+    "transformer with norms and biases, scaled": transformer(layer_norm=True, biases=True, output_scale=0.5),
     "transformer with norms and biases": transformer(layer_norm=True, biases=True),
 }
 

@@ -14,22 +14,33 @@ from grokscope.models import Transformer, TransformerSettings
 
 P = 7
 CLOSE: dict[str, Any] = {"rtol": 1e-11, "atol": 1e-11}
-GRID = [
-    {
-        "layer_norm": layer_norm,
-        "biases": biases,
-        "causal": causal,
-        "activation": activation,
-        "d_vocab_out": out,
-    }
-    for layer_norm, biases, causal, activation, out in itertools.product(
-        (False, True), (False, True), (False, True), ("relu", "gelu"), (0, P + 1)
-    )
-]
+GRID = (
+    [
+        {
+            "layer_norm": layer_norm,
+            "biases": biases,
+            "causal": causal,
+            "activation": activation,
+            "d_vocab_out": out,
+        }
+        for layer_norm, biases, causal, activation, out in itertools.product(
+            (False, True), (False, True), (False, True), ("relu", "gelu"), (0, P + 1)
+        )
+    ]
+    + [
+        {"layer_norm": True, "norm_gain": gain, "norm_bias": bias, "biases": biases, "output_scale": scale}
+        for gain, bias, biases, scale in (
+            (False, False, False, 1.0),
+            (False, True, True, 0.5),
+            (True, False, False, -2.0),
+        )
+    ]
+    + [{"biases": True, "output_scale": 0.25}]
+)
 
 
 def named(changes: dict) -> str:
-    return "-".join(name for name, value in changes.items() if value not in (False, 0))
+    return "-".join(f"{name}={value}" for name, value in changes.items())
 
 
 def settings_of(changes: dict) -> TransformerSettings:
@@ -54,7 +65,8 @@ def plain_transformer(
 
     tokens = torch.cat([inputs, torch.full((len(inputs), 1), p)], dim=1)
     x = params["embed.W_E"][tokens] + params["pos_embed.W_pos"]
-    y = norm(x, get("blocks.0.ln1.w"), get("blocks.0.ln1.b"))
+    one = torch.ones(())
+    y = norm(x, params.get("blocks.0.ln1.w", one), get("blocks.0.ln1.b"))
     attended = torch.zeros_like(x)
     for head in range(settings.n_heads):
         q, k, v = (
@@ -69,15 +81,16 @@ def plain_transformer(
         mixed = torch.einsum("nij,njk->nik", pattern, v)
         attended = attended + torch.einsum("nik,kd->nid", mixed, params["blocks.0.attn.W_O"][head])
     x = x + attended + get("blocks.0.attn.b_O")
-    y = norm(x, get("blocks.0.ln2.w"), get("blocks.0.ln2.b"))
+    y = norm(x, params.get("blocks.0.ln2.w", one), get("blocks.0.ln2.b"))
     pre = torch.einsum("npd,dm->npm", y, params["blocks.0.mlp.W_in"]) + get("blocks.0.mlp.b_in")
     if settings.activation == "relu":
         hidden = torch.where(pre > 0, pre, torch.zeros_like(pre))
     else:
         hidden = pre * 0.5 * (1 + torch.erf(pre / math.sqrt(2)))
     x = x + torch.einsum("npm,md->npd", hidden, params["blocks.0.mlp.W_out"]) + get("blocks.0.mlp.b_out")
-    x = norm(x, get("ln_final.w"), get("ln_final.b"))
-    return torch.einsum("npd,dc->npc", x, params["unembed.W_U"]) + get("unembed.b_U")
+    x = norm(x, params.get("ln_final.w", one), get("ln_final.b"))
+    logits = torch.einsum("npd,dc->npc", x, params["unembed.W_U"]) + get("unembed.b_U")
+    return settings.output_scale * logits
 
 
 @pytest.mark.parametrize("changes", GRID, ids=named)
@@ -103,10 +116,10 @@ def test_the_parts_compose_to_the_whole(changes: dict, random_params, all_pairs)
     z = model.combined(params, inputs)
     assert torch.allclose(model.from_z(params, z), logits, **CLOSE)
     head = model.head_input(params, inputs) @ model.unembedding(params).mT
-    bias = params["unembed.b_U"][:P] if changes["biases"] else 0
-    assert torch.allclose(head + bias, logits, **CLOSE)
+    bias = params["unembed.b_U"][:P] if model.settings.biases else 0
+    assert torch.allclose(model.output_scale * (head + bias), logits, **CLOSE)
     form = model.gated(params)
-    if changes["layer_norm"]:
+    if model.settings.layer_norm:
         assert isinstance(form, Absent)
         assert "LayerNorm" in form.reason
     else:

@@ -12,7 +12,14 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from grokscope.models import ComposedSettings, MLPSettings, ModelSettings, Params, build_model
+from grokscope.models import (
+    ComposedSettings,
+    MLPSettings,
+    ModelSettings,
+    Params,
+    TransformerSettings,
+    build_model,
+)
 from grokscope.probes import Record, probe, registered
 from grokscope.runs import Run
 from grokscope.tasks import ModularSettings
@@ -58,6 +65,11 @@ FAMILIES: dict[str, ModelSettings] = {
     "one-hot": MLPSettings(inputs="one-hot", hidden=(12,), output_scale=0.5, head_bias=True),
     "one-hot-gelu": MLPSettings(inputs="one-hot", combine="sum", hidden=(12, 6), activation="gelu"),
     "rows": MLPSettings(d_embed=4, hidden=(12,), b_offset=P, d_vocab_out=9, out_offset=1, output_scale=-2.0),
+    "transformer-scaled": TransformerSettings(d_model=8, n_heads=2, d_mlp=10, biases=True, output_scale=0.5),
+    "norms-bare": TransformerSettings(
+        d_model=8, n_heads=2, d_mlp=10, layer_norm=True, norm_gain=False, norm_bias=False, output_scale=-2.0
+    ),
+    "composed-scaled": ComposedSettings(d_model=8, n_heads=2, d_mlp=10, mlp_bias=True, output_scale=3.0),
     "tanh": MLPSettings(d_embed=4, hidden=(12,), combine="sum", activation="tanh"),
 }
 RATIOS = tuple(f"gradients.head_over_embedding{end}" for end in ("", "_per_parameter", "_relative"))

@@ -176,6 +176,40 @@ def test_a_temperature_divides_the_logits_in_the_loss_and_where_they_are_measure
         torch.testing.assert_close(after[name], leaf.detach() - 1e-2 * grad, rtol=1e-9, atol=1e-13)
 
 
+FAMILIES = {
+    "transformer": ('model={family="transformer", d_model=8, n_heads=2, d_mlp=12}',),
+    "with norms": ('model={family="transformer", d_model=8, n_heads=2, d_mlp=12, layer_norm=true, biases=true}',),
+    "composed": ('model={family="composed", d_model=8, n_heads=2, d_mlp=12, norm="rms"}',),
+    "feature-mlp": ('task={name="parity", n=8, k=2, train=40, test=30}', 'model={family="feature-mlp", hidden=[9]}'),
+    "deep-linear": ('task={name="completion", d=6, rank=2}', 'model={family="deep-linear", depth=3}',
+                    "train.loss=squared"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_temperature_is_for_every_family(tiny, tmp_path, family):
+    """One step of gradient descent follows the loss of the divided logits, and the stored run says the same."""
+    recipe = tiny(*FAMILIES[family], "intervene.temperature=2.5", "train.optimizer=gd", "train.weight_decay=0.0",
+                  "train.steps=2", "train.dtype=float64", "save.schedule=['0:end:1']")  # fmt: skip
+    plain = tiny(*FAMILIES[family])
+    train(recipe, tmp_path / "run", device="cpu")
+    run, (task, model) = open_run(tmp_path / "run"), plain.build()
+    before, after = (run.params(row) for row in (0, 1))
+    torch.testing.assert_close(
+        run.model.forward(before, task.inputs), model.forward(before, task.inputs) / 2.5
+    )
+    leaves = {name: value.clone().requires_grad_() for name, value in before.items()}
+    outputs, mask = model.forward(leaves, task.inputs) / 2.5, task.train_mask
+    if recipe.train.loss == "squared":
+        loss = 0.5 * ((outputs - task.targets)[mask] ** 2).sum()
+    else:
+        loss = cross_entropy(outputs[mask], task.targets[mask])
+    for (name, leaf), grad in zip(
+        leaves.items(), torch.autograd.grad(loss, list(leaves.values())), strict=True
+    ):
+        torch.testing.assert_close(after[name], leaf.detach() - 1e-2 * grad, rtol=1e-8, atol=1e-12)
+
+
 def test_a_fork_that_clamps_is_the_run_that_was_clamped_from_the_beginning(tiny, tmp_path):
     train(tiny(), tmp_path / "free", device="cpu")
     train(tiny(CLAMP), tmp_path / "clamped", device="cpu")
