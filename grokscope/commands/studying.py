@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,7 +73,14 @@ def study(
     def train(runs: Sequence[tuple[str, Recipe]]) -> None:
         _train(f"study {name}", runs, shard, device, workers, workspace)
 
-    bench = Bench(workspace, "full" if scale == "full" else "small", train, only_finished=finished)
+    bench = Bench(
+        workspace,
+        "full" if scale == "full" else "small",
+        train,
+        workers=workers,
+        bar=_bar,
+        only_finished=finished,
+    )
     result = run_study(bench)
     if bench.omitted:
         so_far = f"Not finished when this page was made: {'; '.join(bench.omitted)}."
@@ -93,6 +101,18 @@ def study(
     say(f"wrote   {data}")
     if open_page:
         show_page(page)
+
+
+@contextmanager
+def _bar(words: str, total: int) -> Iterator[Callable[[], None]]:
+    from tqdm import tqdm
+
+    with tqdm(total=total, desc=words, unit="run", leave=False, mininterval=0, delay=1e-6) as bar:
+
+        def tick() -> None:
+            bar.update()
+
+        yield tick
 
 
 def _train(
@@ -124,16 +144,9 @@ def _train(
 
 
 def _write_pages(runs: Sequence[Path], reports: Path, workers: Workers) -> None:
-    from tqdm import tqdm
+    from grokscope.report.index import report_many
 
-    from grokscope.report.index import Reported, report_many
-
-    bar = tqdm(total=len(runs), desc="reporting", unit="run", leave=False, mininterval=0, delay=1e-6)
-
-    def tick(done: Reported) -> None:
-        bar.update()
-
-    with bar:
-        for one in report_many(runs, reports, workers=workers, progress=tick):
+    with _bar("reporting", len(runs)) as tick:
+        for one in report_many(runs, reports, workers=workers, progress=lambda _: tick()):
             if one.error:
                 complain(one.error)

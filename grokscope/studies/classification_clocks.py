@@ -186,11 +186,11 @@ def measure_classifiers(bench: Bench, grid: Grid) -> list[Reading]:
     """Train what is missing and read all of it."""
     arms = grid.arms()
     bench.train_arms(list(arms.values()))
+    logs = [(setting, log) for setting, arm in arms.items() for log in bench.logs(arm)]
     found = []
-    for setting, arm in arms.items():
-        for log in bench.logs(arm):
-            saves, margins = smallest_margins(bench.used[log.name])
-            found.append(read_classifier(setting, log, saves, margins))
+    for setting, log in bench.counted("reading classifiers", logs):
+        saves, margins = smallest_margins(bench.used[log.name])
+        found.append(read_classifier(setting, log, saves, margins))
     return found
 
 

@@ -138,18 +138,20 @@ def measure_completions(bench: Bench, grid: Grid) -> Measured:
     """Train what is missing, read all of it, and integrate the flows at the decay at which things were varied."""
     arms = grid.arms()
     bench.train_arms(list(arms.values()))
-    runs = {
-        setting: [read_completion(log, bench.workspace / "checkpoints" / log.name) for log in bench.logs(arm)]
-        for setting, arm in arms.items()
-    }
+    runs: dict[Setting, list[Reading]] = {setting: [] for setting in arms}
+    logs = [(setting, log) for setting, arm in arms.items() for log in bench.logs(arm)]
+    for setting, log in bench.counted("reading completions", logs):
+        runs[setting].append(read_completion(log, bench.workspace / "checkpoints" / log.name))
+    beside = [
+        (setting, one) for setting in (Setting(depth, grid.at[1]) for depth in grid.depths)
+        for one in runs.get(setting, [])[:FLOWS]
+    ]  # fmt: skip
     flows, finer = [], []
-    for depth in grid.depths:
-        setting = Setting(depth, grid.at[1])
-        for one in runs.get(setting, [])[:FLOWS]:
-            task, _ = read_recipe(RECIPE, grid.arm(setting).overrides, one.seed).build()
-            flows.append(read_flow(one, task))
-            if (depth, one.seed) == (grid.at[0], grid.seeds[0]):
-                finer.append(read_flow(one, task, tolerance=1e-4))
+    for setting, one in bench.counted("integrating flows", beside):
+        task, _ = read_recipe(RECIPE, grid.arm(setting).overrides, one.seed).build()
+        flows.append(read_flow(one, task))
+        if (setting.depth, one.seed) == (grid.at[0], grid.seeds[0]):
+            finer.append(read_flow(one, task, tolerance=1e-4))
     return Measured(runs, flows, finer)
 
 

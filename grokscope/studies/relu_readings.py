@@ -5,7 +5,7 @@ Shape legend: E evaluations, T saves, N training pairs, h hidden width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -341,14 +341,17 @@ def read_arms(bench: Bench, arms: Sequence[Arm], level: float) -> list[list[Read
     logs = [bench.logs(arm) for arm in arms]
     flat = [log for some in logs for log in some]
     clocks = [read_clocks(log, level) for log in flat]
-    measured = measure_many(
-        [log.name for log in flat], bench.workspace, Choice(only=PROBES), with_records=True
-    )
+    names = [log.name for log in flat]
+    with bench.bar("probing", len(names)) as tick:
+        measured = measure_many(
+            names, bench.workspace, Choice(only=PROBES), workers=bench.workers, with_records=True,
+            progress=lambda _: tick(),
+        )  # fmt: skip
     units = [
         (str(bench.used[log.name]), found.flat.by if found.flat.by is not None else int(log.steps[-1]))
         for log, found in zip(flat, clocks, strict=True)
     ]
-    weighed = _all(_weigh_unit, units)
+    weighed = _weighed(bench, units)
     recipes = [recipe for arm in arms for _, recipe in arm.runs()]
     readings = []
     for log, one, own, when, recipe in zip(flat, measured, weighed, clocks, recipes, strict=True):
@@ -359,12 +362,14 @@ def read_arms(bench: Bench, arms: Sequence[Arm], level: float) -> list[list[Read
     return [readings[end - len(some) : end] for some, end in zip(logs, ends, strict=True)]
 
 
-def _all(function: Callable[[Any], Weighed], units: Sequence[Any]) -> list[Weighed]:
+def _weighed(bench: Bench, units: Sequence[tuple[str, int]]) -> list[Weighed]:
     found: dict[int, Weighed] = {}
-    for index, result in each(function, units):
-        if isinstance(result, Lost):
-            raise GrokscopeError(f"reading the gates of {units[index][0]}: {result.reason}")
-        found[index] = result
+    with bench.bar("reading gates", len(units)) as tick:
+        for index, result in each(_weigh_unit, units, bench.workers):
+            if isinstance(result, Lost):
+                raise GrokscopeError(f"reading the gates of {units[index][0]}: {result.reason}")
+            found[index] = result
+            tick()
     return [found[index] for index in range(len(units))]
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ from grokscope.measures.crossings import Crossing, first_hold
 from grokscope.training import Recipe, read_recipe
 from grokscope.training.fleet import is_finished
 from grokscope.trajectory import Trajectory
+from grokscope.work import EVERY_CORE, Workers
 from grokscope.workspace import checked_name
 
 Scale = Literal["small", "full"]
@@ -28,6 +30,15 @@ class UnfinishedError(GrokscopeError):
 
 TrainRuns = Callable[[Sequence[tuple[str, Recipe]]], None]
 """Trains every (name, recipe) that is not finished; raises GrokscopeError where one could not be."""
+
+
+Bar = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
+"""Shows how far a piece of work is: from what is done and how often, to what is called after each."""
+
+
+@contextmanager
+def _no_bar(words: str, total: int) -> Iterator[Callable[[], None]]:
+    yield lambda: None
 
 
 @dataclass(frozen=True)
@@ -80,6 +91,8 @@ class Bench:
     Attributes:
         workspace: holds ``checkpoints/`` and ``reports/``.
         train: trains what is missing.
+        workers: who measures the runs.
+        bar: shows how far the measuring is.
         only_finished: train nothing, and leave out what rests on runs that are not finished.
         omitted: what was left out so, and why.
     """
@@ -87,6 +100,8 @@ class Bench:
     workspace: Path
     scale: Scale
     train: TrainRuns
+    workers: Workers = EVERY_CORE
+    bar: Bar = _no_bar
     only_finished: bool = False
     omitted: list[str] = field(default_factory=list)
 
@@ -111,6 +126,13 @@ class Bench:
         left = [name for name, recipe in runs if not self._is_finished(name, recipe)]
         if left:
             raise UnfinishedError(f"{len(left)} of {len(names)} runs are not finished ({left[0]}, ...)")
+
+    def counted(self, words: str, items: Sequence[T]) -> Iterator[T]:
+        """``items`` one by one, shown on the bar."""
+        with self.bar(words, len(items)) as tick:
+            for item in items:
+                yield item
+                tick()
 
     def ready(self, arms: Mapping[K, Arm]) -> dict[K, Arm]:
         """Those of ``arms`` that can be had: all of them, unless only finished ones are to be used.
