@@ -106,7 +106,8 @@ class Recipe:
         A config of an earlier version lacks fields: it was made with what is now their default.
         """
         here, there = dotted(self.config()), dotted(config)
-        defaults = dotted({name: settings_dict(made()) for name, made in _WITH_DEFAULTS.items()})
+        made = {**_WITH_DEFAULTS, "task": type(self.task), "model": type(self.model)}
+        defaults = dotted({name: settings_dict(of()) for name, of in made.items()})
         values = [(name, here.get(name), there.get(name, defaults.get(name))) for name in {**here, **there}]
         return [(name, mine, stored) for name, mine, stored in values if mine != stored]
 

@@ -24,7 +24,13 @@ from grokscope.training.intervene import NormClamp, parameter_spans
 from grokscope.training.machine import process_settings
 from grokscope.training.onset import OnsetWatch
 from grokscope.training.optimizers import FlatParameters, Optimizer, learning_rate
-from grokscope.training.origins import first_step, recorded_precision
+from grokscope.training.origins import (
+    all_said,
+    first_step,
+    matching_manifest,
+    recorded_precision,
+    said_end,
+)
 from grokscope.training.provenance import now, provenance
 from grokscope.training.recipe import Recipe
 from grokscope.training.scalars import scalar_names
@@ -32,7 +38,6 @@ from grokscope.training.until import UntilWatch, read_condition
 from grokscope.trajectory import (
     MANIFEST_NAME,
     TrajectoryWriter,
-    read_manifest,
     read_snapshot,
     snapshot_steps,
     write_manifest,
@@ -190,13 +195,13 @@ class Session:
         }
         if path.exists():
             manifest = self._matching_manifest()
-            last = self._said_end(manifest)
+            last = said_end(manifest, self.recipe)
             writer = TrajectoryWriter.resume(path, columns, scalars, **room)
             stored = (
                 len(writer.stored_steps) and writer.stored_steps[-1] == last and writer.resume_bound == last
             )
             # killed between its last commit and its last word in run.json, it goes through its last step again
-            if stored and self._all_said(manifest):
+            if stored and all_said(manifest, self.recipe):
                 writer.abandon()
                 return Outcome(self.directory, last, True, 0.0)
             start = self.restore(writer.resume_bound)
@@ -228,18 +233,6 @@ class Session:
             write_manifest(self.directory, manifest)
         return Outcome(self.directory, reached, finished, time.perf_counter() - began)
 
-    def _said_end(self, manifest: Mapping[str, Any]) -> int:
-        """The last step as far as ``run.json`` tells: where ``train.until`` ended the run, or the recipe's."""
-        ended = manifest.get("ended")
-        step = ended.get("step") if isinstance(ended, Mapping) else None
-        return step if isinstance(step, int) else self.recipe.train.steps
-
-    def _all_said(self, manifest: Mapping[str, Any]) -> bool:
-        """Whether ``run.json`` has what is written there at the end."""
-        facts = manifest.get("provenance")
-        finished = isinstance(facts, Mapping) and "finished" in facts
-        return finished and ("onset" in manifest or not self.recipe.waits_for_onset())
-
     def _new_run(self) -> dict[str, Any]:
         if (self.directory / MANIFEST_NAME).exists():
             # stopped before its file was there: still the run of its own recipe
@@ -263,25 +256,9 @@ class Session:
         return manifest
 
     def _matching_manifest(self) -> dict[str, Any]:
-        manifest = read_manifest(self.directory)
-        self._same_config(manifest)
+        manifest = matching_manifest(self.directory, self.recipe, self.device)
         self.first = first_step(manifest)
-        facts = manifest.get("provenance")
-        device = facts.get("device") if isinstance(facts, Mapping) else None
-        if device not in (None, str(self.device)):
-            raise GrokscopeError(
-                f"resuming {self.directory}: the run was trained on {device}, --device gives {self.device}, "
-                "expected the same: recomputed steps would differ"
-            )
         return manifest
-
-    def _same_config(self, manifest: Mapping[str, Any]) -> None:
-        config = manifest.get("config")
-        for field, given, held in self.recipe.differences(config if isinstance(config, Mapping) else {}):
-            raise GrokscopeError(
-                f"resuming {self.directory}: {field} is {given!r} in the recipe and {held!r} in the run, "
-                "expected the same recipe"
-            )
 
     def restore(self, bound: int) -> int:
         """Load the newest readable snapshot at or before ``bound`` and return its step; without one begin at

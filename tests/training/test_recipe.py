@@ -244,3 +244,17 @@ def test_the_recipe_on_the_page_about_runs_is_one(tmp_path):
     assert recipe.train.until_hold == 3
     given = set(tomllib.loads(text)["intervene"])
     assert given == {field.name for field in dataclasses.fields(recipe.intervene)}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("model.norm_gain", False), ("model.output_scale", 2.0), ("train.eps", 1e-6), ("task.split_seed", 3)],
+)
+def test_a_config_that_lacks_a_field_was_made_with_its_default(field, value):
+    recipe = read_recipe("nanda", ["model.layer_norm=true"])
+    config = recipe.config()
+    table, name = field.split(".")
+    default = config[table].pop(name, None)
+    assert recipe.differences(config) == []
+    changed = read_recipe("nanda", ["model.layer_norm=true", f"{field}={json.dumps(value)}"])
+    assert changed.differences(config) == [(field, value, default)]
