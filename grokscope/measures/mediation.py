@@ -7,6 +7,7 @@ baseline tells how much of it ran through L (arXiv 2606.18465).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 from math import inf, isfinite
@@ -30,7 +31,8 @@ class Recovery:
     ``fraction`` is ``None`` where it is undefined or only a bound; then ``reason`` says why. ``at_least`` and
     ``at_most`` are what medians among censored runs leave open (``None`` where nothing does), both equal to
     the fraction where there is one. ``low`` and ``high`` come from resampling the seeds of all arms together,
-    with ``None`` for an end that is open. Of the resamples ``resamples`` were defined. ``matched`` is the time
+    with ``None`` for an end that is open. Of the resamples ``resamples`` were defined: the raised arm was later
+    than the baseline, whose scale lay within those of the arms. ``matched`` is the time
     T2 that the raised arms reach at the scale of the baseline, ``None`` where it is no number.
     """
 
@@ -90,12 +92,13 @@ def recovery(
     confidence: float = 0.95,
     resamples: int = 1000,
     seed: int = 0,
+    scales_of: Callable[[NDArray[np.int64]], tuple[float, ArrayLike]] | None = None,
 ) -> Recovery:
     """The recovery fraction of medians over seeds, with a bootstrap over matched seeds.
 
     A run that got there counts with its ``high``, the first evaluation at or after, as the papers count it; a
     censored run is a bound. A median that falls among censored runs is one too and leaves an interval for the
-    fraction, in the data and in each resample. Scales stay as given in all resamples.
+    fraction, in the data and in each resample.
 
     Args:
         baseline: ``low`` and ``high``, (S,) each, of the baseline arm.
@@ -103,6 +106,8 @@ def recovery(
         l0, scales: logit scale of the baseline, and (A,) of the raised arms.
         raised: which of the arms is the one without compensation, whose median is T1.
         confidence, resamples, seed: of the interval.
+        scales_of: the scale of the baseline and those of the arms when these seeds are taken (places, which may
+            repeat). Without it the scales count as known and are as given in all resamples.
 
     Raises:
         ValueError: malformed intervals, shapes that do not fit, equal scales, or no arm of that number.
@@ -125,19 +130,24 @@ def recovery(
         return Recovery(None, None, None, None, None, None, reason, seeds, 0)
     censored = np.isinf(high_RS)
     counts_BS = cluster_weights(np.arange(seeds), resamples, seed).astype(np.int64)
-    found = [
-        _between(low_RS, high_RS, censored, chosen, at, raised)
-        for chosen in (np.arange(seeds), *(np.repeat(np.arange(seeds), counts) for counts in counts_BS))
-    ]
-    resampled = [ends for ends in found[1:] if ends is not None]
+
+    def between(chosen: NDArray[np.int64], at: Array | None) -> tuple[float, float, float] | None:
+        return None if at is None else _between(low_RS, high_RS, censored, chosen, at, raised)
+
+    own = between(np.arange(seeds), at)
+    found = []
+    for counts in counts_BS:
+        chosen = np.repeat(np.arange(seeds), counts)
+        found.append(between(chosen, at if scales_of is None else _weights(*scales_of(chosen))))
+    resampled = [ends for ends in found if ends is not None]
     interval = expanded_percentile(
         [ends[0] for ends in resampled], seeds, confidence, [ends[1] for ends in resampled]
     )
     low, high = (None, None) if interval is None else (_bounded(end) for end in interval)
-    if found[0] is None:
+    if own is None:
         reason = "the median of the raised arm is not later than that of the baseline"
         return Recovery(None, low, high, None, None, None, reason, seeds, len(resampled))
-    at_least, at_most, matched = found[0]
+    at_least, at_most, matched = own
     fraction = at_least if at_least == at_most else None
     reason = None if fraction is not None else "a median falls among runs that did not get there"
     return Recovery(
@@ -213,8 +223,9 @@ def _checked_scales(what: str, l0: float, scales: ArrayLike, arms: int) -> Array
     return scales_A
 
 
-def _weights(l0: float, scales_A: Array) -> Array | None:
+def _weights(l0: float, scales: ArrayLike) -> Array | None:
     """(A,) weights of the arms in the linear interpolation at l0, ``None`` outside their range."""
+    scales_A = np.asarray(scales, dtype=np.float64)
     if not scales_A.min() <= l0 <= scales_A.max():
         return None
     order = np.argsort(scales_A)

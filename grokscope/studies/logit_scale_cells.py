@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from grokscope.measures.censored import MedianInterval
+from grokscope.measures.censored import MedianInterval, as_bounds, median_interval
 from grokscope.measures.crossings import Crossing
 from grokscope.studies.clamp_grid import Control, Grid, Times, control
 from grokscope.studies.sweep import Arm, Bench, Log, Scale, UnfinishedError
@@ -82,6 +82,7 @@ class Cell:
     times: Times
     scales: tuple[float, ...]
     own: tuple[float, ...]
+    logs: tuple[Log, ...]
 
     @property
     def median(self) -> MedianInterval:
@@ -92,6 +93,12 @@ class Cell:
     def scale(self) -> float:
         """The effective logit scale L: the mean over seeds."""
         return float(np.mean(self.scales))
+
+    def scale_of(self, chosen: np.ndarray) -> float:
+        """L when the seeds in these places are taken, which may repeat: at their own median grok step."""
+        low, high = as_bounds([self.times.all_pairs[place] for place in chosen])
+        at = _step_of(median_interval(low, high))
+        return float(np.mean([self.logs[place].at(LOGITS, at) for place in chosen]))
 
     @property
     def scale_interval(self) -> tuple[float, float] | None:
@@ -116,14 +123,19 @@ class Cell:
 def read_cell(logs: Sequence[Log]) -> Cell:
     """Grok steps and logit scales off the logs of an arm."""
     times = Times.of(logs)
-    middle = times.median()
-    at = middle.after if middle.value is None else middle.value
+    at = _step_of(times.median())
     own = [_by(crossing, log) for crossing, log in zip(times.all_pairs, logs, strict=True)]
     return Cell(
         times,
         tuple(log.at(LOGITS, at) for log in logs),
         tuple(log.at(LOGITS, step) for step, log in zip(own, logs, strict=True)),
+        tuple(logs),
     )
+
+
+def _step_of(middle: MedianInterval) -> float:
+    """Where the logit scale is read: the median grok step, or its lower bound."""
+    return middle.after if middle.value is None else middle.value
 
 
 def _by(crossing: Crossing, log: Log) -> float:

@@ -26,9 +26,13 @@ def recover(panel: Panel) -> Recovery:
     bounds = [as_bounds(cell.times.all_pairs) for cell in arms]
     low, high = (np.stack([ends[side] for ends in bounds]) for side in (0, 1))
     base = panel.cells[BASE]
+
+    def scales_of(chosen: np.ndarray) -> tuple[float, list[float]]:
+        return base.scale_of(chosen), [cell.scale_of(chosen) for cell in arms]
+
     return recovery(
         as_bounds(base.times.all_pairs), (low, high), base.scale, [cell.scale for cell in arms],
-        raised=panel.temperatures.index(1.0),
+        raised=panel.temperatures.index(1.0), scales_of=scales_of,
     )  # fmt: skip
 
 
@@ -109,7 +113,7 @@ def collapse_of(cells: Mapping[Place, Cell], seeds: np.ndarray | None = None) ->
         after, by = (float(np.median(end[picked])) for end in bounds)
         low.append(after if math.isinf(by) else by)
         high.append(by)
-        scales.append(float(np.mean(np.asarray(cell.scales)[picked])))
+        scales.append(cell.scale_of(picked))
         rho.append(held)
     if np.isfinite(high).sum() < 4 or len(set(rho)) < 2:
         return None

@@ -101,6 +101,29 @@ def test_interval_of_the_recovery_over_seeds():
     assert 51 <= held <= 60
 
 
+def test_scales_that_are_known_from_the_seeds_are_resampled_with_them():
+    """Means over seeds of scales that scatter: taken for known, the interval is too narrow."""
+    truth = recovery_fraction(3675, 12600, 23.87, P59[1], P59[0])
+    assert truth is not None
+    rng, held, known = np.random.default_rng(1), 0, 0
+    for _ in range(60):
+        times = np.asarray([3675, *P59[0]])[:, None] * np.exp(0.02 * rng.standard_normal((6, 12)))
+        each = np.asarray([23.87, *P59[1]])[:, None] * np.exp(0.1 * rng.standard_normal((6, 12)))
+        bounds, mean = (((times[0],) * 2), (times[1:],) * 2), each.mean(1)
+
+        def scales_of(chosen, each=each):
+            middle = each[:, chosen].mean(1)
+            return float(middle[0]), middle[1:]
+
+        found = recovery(*bounds, mean[0], mean[1:], resamples=100, scales_of=scales_of)
+        fixed = recovery(*bounds, mean[0], mean[1:], resamples=100)
+        assert found.fraction == fixed.fraction
+        held += (found.low or 9) <= truth <= (found.high or 0)
+        known += (fixed.low or 9) <= truth <= (fixed.high or 0)
+    assert held >= 51
+    assert known <= 30
+
+
 def test_censored_runs_are_bounds():
     arms, base = seeds_of([3000, 2000, 1000], spread=0.01), seeds_of([1000], spread=0.01)[0]
     low, high = arms.copy(), arms.copy()

@@ -224,7 +224,7 @@ def test_the_law_stops_where_the_softmax_collapses() -> None:
             Log("x", s, {"step": np.array([0, 9]), "a": np.array([0.0, 1.0])}).reached("a", 1)
             for s in range(3)
         )
-        return Cell(Times((0, 1, 2), crossings, crossings), (scale,) * 3, (scale,) * 3)
+        return Cell(Times((0, 1, 2), crossings, crossings), (scale,) * 3, (scale,) * 3, ())
 
     cells = {(1.0, 1.0): cell(20), (1.05, 1.0): cell(25), (1.1, 1.0): cell(80), (1.15, 1.0): cell(90)}
     panel = Panel(Part(43, (0, 1, 2), tuple(cells)), Control(cells[1.0, 1.0].times, (50.0,)), cells)
