@@ -109,14 +109,14 @@ def test_scales_that_are_known_from_the_seeds_are_resampled_with_them():
     for _ in range(60):
         times = np.asarray([3675, *P59[0]])[:, None] * np.exp(0.02 * rng.standard_normal((6, 12)))
         each = np.asarray([23.87, *P59[1]])[:, None] * np.exp(0.1 * rng.standard_normal((6, 12)))
-        bounds, mean = (((times[0],) * 2), (times[1:],) * 2), each.mean(1)
+        base, arms, mean = (times[0], times[0]), (times[1:], times[1:]), each.mean(1)
 
         def scales_of(chosen, each=each):
             middle = each[:, chosen].mean(1)
             return float(middle[0]), middle[1:]
 
-        found = recovery(*bounds, mean[0], mean[1:], resamples=100, scales_of=scales_of)
-        fixed = recovery(*bounds, mean[0], mean[1:], resamples=100)
+        found = recovery(base, arms, mean[0], mean[1:], resamples=100, scales_of=scales_of)
+        fixed = recovery(base, arms, mean[0], mean[1:], resamples=100)
         assert found.fraction == fixed.fraction
         held += (found.low or 9) <= truth <= (found.high or 0)
         known += (fixed.low or 9) <= truth <= (fixed.high or 0)
