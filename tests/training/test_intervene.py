@@ -29,11 +29,17 @@ WITH_BIASES = (
 )
 
 
-def slow(recipe: Recipe, clamp: tuple[float, int] | None = None, groups: Any = None) -> list[dict[str, Any]]:
+def slow(
+    recipe: Recipe,
+    clamp: tuple[float, int] | None = None,
+    groups: Any = None,
+    since: int = 0,
+    tau: float = 1.0,
+) -> list[dict[str, Any]]:
     """The same training with torch's AdamW and autograd: the parameters after 0, 1, 2, ... updates.
 
     ``clamp``: target and first step, as the code published with arXiv 2606.13753 does it. ``groups``: tensor →
-    (factor on the rate, weight decay).
+    (factor on the rate, weight decay). Both these and the temperature ``tau`` from step ``since`` on.
     """
     task, model = recipe.build()
     params = {
@@ -43,15 +49,18 @@ def slow(recipe: Recipe, clamp: tuple[float, int] | None = None, groups: Any = N
     lr, decay = recipe.train.lr, recipe.train.weight_decay
     rules = dict.fromkeys(params, (1.0, decay)) | (groups or {})
     optimizer = torch.optim.AdamW(
-        [{"params": [params[name]], "lr": lr * rate, "weight_decay": wd} for name, (rate, wd) in rules.items()],
+        [{"params": [params[name]], "lr": lr, "weight_decay": decay} for name in rules],
         betas=recipe.train.betas, eps=recipe.train.eps,
     )  # fmt: skip
     inputs, targets = task.inputs[task.train_mask], task.targets[task.train_mask]
     states = [{name: value.detach().clone() for name, value in params.items()}]
     for step in range(recipe.train.steps):
+        if step == since:
+            for group, (rate, wd) in zip(optimizer.param_groups, rules.values(), strict=True):
+                group["lr"], group["weight_decay"] = lr * rate, wd
         optimizer.zero_grad()
         logits = model.forward(params, inputs)
-        cross_entropy(logits, targets).backward()
+        cross_entropy(logits / (tau if step >= since else 1.0), targets).backward()
         optimizer.step()
         if clamp is not None and step + 1 >= clamp[1]:
             matrices = [value for value in params.values() if value.ndim == 2]
@@ -218,6 +227,34 @@ def test_a_fork_that_clamps_is_the_run_that_was_clamped_from_the_beginning(tiny,
     later = whole["steps"] >= 14
     for name, values in whole.items():
         assert np.array_equal(values[later], fork[name]), name
+
+
+EMBEDDING = "embed.W_E"
+FORKS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+    "temperature": (("intervene.temperature=2.0",), {"tau": 2.0}),
+    "frozen embedding": (("intervene.frozen=['embedding']",), {"groups": {EMBEDDING: (0.0, 0.0)}}),
+    "rate of a block": (("intervene.lr={embedding = 0.25}",), {"groups": {EMBEDDING: (0.25, 1.0)}}),
+    "decay of a block": (("intervene.decay={embedding = 0.0}",), {"groups": {EMBEDDING: (1.0, 0.0)}}),
+    "all of them": (
+        ("intervene.temperature=0.5", "intervene.lr={embedding = 2.0, head = 0.5}", "intervene.decay={head = 3.0}",
+         "intervene.frozen=['hidden.1']"),
+        {"tau": 0.5, "groups": {EMBEDDING: (2.0, 1.0), "head.W_U": (0.5, 3.0), "head.b_U": (0.5, 3.0),
+                                "hidden.1.W": (0.0, 0.0), "hidden.1.b": (0.0, 0.0)}},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FORKS)
+def test_a_fork_composes_with_every_intervention(tiny, tmp_path, name):
+    """From the fork on it is the training that was changed at that step, moments and all."""
+    overrides, expected = FORKS[name]
+    recipe = tiny(*WITH_BIASES)
+    train(recipe, tmp_path / "free", device="cpu")
+    fork_run(open_parent(tmp_path / "free", "forking"), 14, tmp_path / "fork", overrides)
+    states = slow(recipe, since=14, **expected)
+    assert_same(tmp_path / "fork", states)
+    free = slow(recipe)
+    assert not np.allclose(states[-1][EMBEDDING], free[-1][EMBEDDING], rtol=1e-3)
 
 
 def test_a_clamped_run_is_resumed_to_the_same_bytes(tiny, tmp_path, checksum):
