@@ -18,7 +18,7 @@ from torch import Tensor
 from grokscope.errors import GrokscopeError
 from grokscope.foreign.function import recorded_settings as recorded
 from grokscope.foreign.function.card import EVERY_LOGIT, softmax_options
-from grokscope.foreign.function.layout import Layout, Unrecognised, listing, not_floating
+from grokscope.foreign.function.layout import Layout, Unrecognised, not_floating
 from grokscope.foreign.function.links import (
     Chain,
     biases_of,
@@ -28,6 +28,7 @@ from grokscope.foreign.function.links import (
     sides_of,
 )
 from grokscope.foreign.function.space import Assignment, Choice, Space, Tokens, Translate, choice_of
+from grokscope.foreign.function.tensors import listing
 from grokscope.foreign.function.tokens import fitting, token_options
 from grokscope.foreign.function.translation import stored, turned
 from grokscope.foreign.gathering.facts import Facts

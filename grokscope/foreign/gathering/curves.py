@@ -9,18 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
 from itertools import pairwise
 from typing import Any, Literal
 
 from torch import Tensor
 
+from grokscope.foreign.gathering.numerals import number, resolution, whole
 from grokscope.foreign.gathering.quantities import STEP_NAMES, bare_kind, norm_of, quantity_of, words_of
 
 MAX_POINTS = 5_000_000
 MAX_DEPTH = 6
-MAX_DECIMALS = 8
-"""An unrounded float nearly always prints with more decimals than these."""
 
 Spacing = Literal["recorded", "deduced", "assumed"]
 
@@ -69,32 +67,6 @@ class Lengths:
     saved: frozenset[int] = frozenset()
 
 
-def whole(value: Any) -> int | None:
-    """A non-negative whole number, from an int, an integral float, or a tensor of one; else ``None``."""
-    if isinstance(value, Tensor):
-        if value.numel() != 1 or value.is_complex():
-            return None
-        value = value.item()
-    if isinstance(value, float) and value.is_integer() and value < 2**53:
-        value = int(value)
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**62 else None
-
-
-def number(value: Any) -> float | None:
-    """A finite number, from a number, a tensor of one, or the text of one; else ``None``."""
-    if isinstance(value, Tensor):
-        if value.numel() != 1 or value.is_complex():
-            return None
-        value = value.item()
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        found = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return found if math.isfinite(found) and abs(found) < 1e300 else None
-
-
 def lengths_in(documents: Sequence[Any], names: Sequence[str], ends: Sequence[int] = ()) -> Lengths:
     """Spacings and lengths that settings speak of; ``names`` are those of lengths."""
     found_ends, every = list(ends), []
@@ -137,14 +109,14 @@ def curves_in_rows(
         words = f"{'.'.join(name)} in {source}"
         if column is None:
             read = [number(value) for value in values]
-            found += _listed(quantity, read, words, lengths, _resolution(values))
+            found += _listed(quantity, read, words, lengths, resolution(values))
             continue
         points: dict[int, float] = {}
         for row, value in zip(flat, values, strict=True):
             step, read = number(row.get(column)), number(value)
             if step is not None and read is not None and 0 <= step < 2**62:
                 points[int(step)] = read
-        found += _curve(quantity, points, words, _resolution(values), "recorded")
+        found += _curve(quantity, points, words, resolution(values), "recorded")
     return found
 
 
@@ -168,7 +140,7 @@ def curves_in(source: str, document: Any, lengths: Lengths, path: tuple[str, ...
         quantity = quantity_of(path)
         if quantity:
             points = {step: read for step, value in per_step if (read := number(value)) is not None}
-            printed = _resolution([value for _, value in per_step])
+            printed = resolution([value for _, value in per_step])
             found += _curve(quantity, points, f"{'.'.join(path)} in {source}", printed, "recorded")
         return found
     here = {str(key): value for key, value in document.items()}
@@ -179,7 +151,7 @@ def curves_in(source: str, document: Any, lengths: Lengths, path: tuple[str, ...
         values = _values(series[key])
         words = f"{'.'.join((*path, key))} in {source}"
         steps = _steps_beside(key, len(values), here)
-        printed = _resolution(values) if not isinstance(series[key], Tensor) else 0.0
+        printed = resolution(values) if not isinstance(series[key], Tensor) else 0.0
         read = values if _all_finite(values) else [number(value) for value in values]
         if steps is None:
             found += _listed(quantity, read, words, lengths, printed)
@@ -299,42 +271,6 @@ def _series(
     remark = f" ({'; '.join(notes)})" if notes else ""
     source = f"{place}{remark} in {file}"
     return [Curve(quantity, tuple(steps), tuple(values), source, resolution, sure)]
-
-
-def _resolution(values: Sequence[Any]) -> float:
-    """Half the last digit that a column of numbers is printed with, 0 where it is not rounded.
-
-    A column is printed with one number of decimals, which its longest entry shows.
-    """
-    texts = [value for value in values if isinstance(value, str) and value.strip()]
-    if texts:
-        exponents = [found for text in texts if (found := exponent_of(text)) is not None]
-        return 0.5 * 10.0 ** min(exponents) if exponents else 0.0
-    return printed_resolution([value for value in values if isinstance(value, float)])
-
-
-def printed_resolution(values: Sequence[float]) -> float:
-    """As :func:`exponent_of` for numbers whose text is lost: rounded if the longest has few digits."""
-    lowest = 0
-    longest = 0
-    for value in values:
-        exponent = exponent_of(repr(value)) if math.isfinite(value) and not value.is_integer() else None
-        if exponent is None:
-            continue
-        lowest = min(lowest, exponent)
-        longest = max(longest, len(Decimal(repr(value)).as_tuple().digits))
-        if lowest < -MAX_DECIMALS and longest > 6:
-            return 0.0
-    return 0.5 * 10.0**lowest if lowest < 0 else 0.0
-
-
-def exponent_of(text: str) -> int | None:
-    """The power of ten of a number's last printed digit."""
-    try:
-        exponent = Decimal(text.strip()).as_tuple().exponent
-    except InvalidOperation:
-        return None
-    return max(exponent, -300) if isinstance(exponent, int) and exponent < 300 else None
 
 
 def _flattened(row: Mapping[str, Any], depth: int = 0) -> dict[tuple[str, ...], Any]:

@@ -21,12 +21,10 @@ from grokscope.foreign.gathering.curves import (
     curves_in,
     curves_in_rows,
     lengths_in,
-    number,
-    printed_resolution,
     settings_in,
-    whole,
 )
 from grokscope.foreign.gathering.documents import documents_beside
+from grokscope.foreign.gathering.numerals import number, printed_resolution, whole
 from grokscope.foreign.gathering.quantities import (
     ACTIVATION_NAMES,
     DECAY_NAMES,

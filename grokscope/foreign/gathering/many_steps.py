@@ -12,7 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
-from grokscope.foreign.gathering.curves import curves_in, lengths_in, whole
+from grokscope.foreign.gathering.curves import curves_in, lengths_in
+from grokscope.foreign.gathering.numerals import whole
 from grokscope.foreign.gathering.quantities import STEP_NAMES, words_of
 from grokscope.foreign.gathering.state_dicts import (
     LAYERS,

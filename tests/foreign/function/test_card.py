@@ -6,7 +6,7 @@ import pytest
 
 from grokscope.errors import GrokscopeError
 from grokscope.foreign.function.card import builtin_cards, parse_card, read_card
-from grokscope.foreign.function.layout import axis_count
+from grokscope.foreign.function.vocabulary import axis_count
 
 WHOLE = """
 name = "theirs"

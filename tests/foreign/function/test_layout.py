@@ -9,11 +9,10 @@ from grokscope.foreign.function.layout import (
     SINUSOIDS,
     Layout,
     Unrecognised,
-    is_sinusoidal,
     lay_out,
-    same,
     without_aliases,
 )
+from grokscope.foreign.function.tensors import is_sinusoidal, same
 from grokscope.models.composed_layers import sinusoids
 
 
