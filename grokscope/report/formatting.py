@@ -42,6 +42,8 @@ def number(value: Any, digits: int = 4) -> str:
         return whole(int(value))
     mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
     power = int(exponent)
+    if digits - 1 <= power < 6:
+        return whole(round(value))
     if -4 < power < 6:
         return f"{value:.{max(digits - 1 - power, 0)}f}".replace("-", "−")
     return f"{mantissa}×10{power_of(power)}".replace("-", "−")
