@@ -49,7 +49,7 @@ def run_delay_law(bench: Bench) -> StudyResult:
     rows, findings = _dense_rows(found, dense), _dense_findings(found)
     figures = [law_figure(found, dense, DENSE)]
     data: dict[str, Any] = {"dense": found.as_json()}
-    shared = None
+    shared, chosen = None, [_NO_BIAS_NOISE]
     if across is not None:
         scanned = bench.part("the scan over moduli", lambda: measure_grid(bench, across))
         if scanned is not None:
@@ -67,6 +67,10 @@ def run_delay_law(bench: Bench) -> StudyResult:
                 rows += part.rows
                 findings += part.findings
                 data[name] = part.data
+        if {"transformer", "layer_norm"} & data.keys():
+            chosen.append(LEVERS_CHOSEN)
+        if "sparse_parity" in data:
+            chosen.append(PARITY_CHOSEN)
     return StudyResult(
         study="delay-law",
         scale=bench.scale,
@@ -75,7 +79,7 @@ def run_delay_law(bench: Bench) -> StudyResult:
         rows=tuple(rows),
         findings=tuple(findings),
         figures=tuple(figures),
-        chosen=_NO_BIAS_NOISE if across is None else f"{_NO_BIAS_NOISE} {LEVERS_CHOSEN} {PARITY_CHOSEN}",
+        chosen=" ".join(chosen),
         left_out=_left_out(bench.scale),
         data=data,
     )
