@@ -20,6 +20,7 @@ from grokscope.errors import GrokscopeError
 from grokscope.training.batch_optimizer import SCALARS, BatchOptimizer
 from grokscope.training.evaluation import Evaluator
 from grokscope.training.gradient import TrainingGradient
+from grokscope.training.gradient_filters import GradientFilter
 from grokscope.training.intervene import NormClamp, parameter_spans
 from grokscope.training.machine import Precision, process_settings
 from grokscope.training.optimizers import FlatParameters
@@ -175,9 +176,11 @@ class _Batch:
         self.flat = FlatParameters.over(vector, self.model.shapes)
         self.params = self.flat.detached()
         clamps = [recipe.intervene.clamp for recipe in recipes if recipe.intervene.clamp is not None]
+        chosen = recipes[0].intervene.filter
         self.optimizer = BatchOptimizer(
             [recipe.train for recipe in recipes], self.flat, parameter_spans(recipes[0].intervene, self.model),
             NormClamp(clamps, self.model, vector) if clamps else None,
+            None if chosen is None else GradientFilter(chosen, self.model, vector),
         )  # fmt: skip
         for name, held in self.optimizer.state.items():
             held.copy_(torch.stack([row.session.optimizer.state[name] for row in rows]))

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from grokscope.training.gradient_filters import GradientFilter
 from grokscope.training.intervene import NormClamp, Span
 from grokscope.training.optimizers import WHOLE, FlatParameters, learning_rate
 from grokscope.training.recipe import TrainSettings
@@ -34,14 +35,17 @@ class BatchOptimizer:
         parameters: FlatParameters,
         spans: Sequence[Span] = WHOLE,
         clamp: NormClamp | None = None,
+        filter: GradientFilter | None = None,
         counted: bool | None = None,
     ) -> None:
         self.settings, self.parameters = list(settings), parameters
-        self.spans, self.clamp = spans, clamp
+        self.spans, self.clamp, self.filter = spans, clamp, filter
         self.kind, self.decay_first = settings[0].optimizer, settings[0].decay == "before"
         vector = parameters.vector
         names = {"adamw": ("first_moment", "second_moment"), "sgd": ("momentum",), "gd": ()}
         self.state = {name: torch.zeros_like(vector) for name in names[self.kind]}
+        if filter is not None:
+            self.state |= filter.state
         self._decays = any(one.weight_decay for one in settings)
         self._settled = max(one.warmup for one in settings) if self.kind != "adamw" else None
         self._kept: dict[tuple[float, float], dict[str, Tensor]] = {}
@@ -62,6 +66,9 @@ class BatchOptimizer:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Apply the gradient of ``parameters`` at ``step`` (where it is counted, the counter is what counts)."""
+        if self.filter is not None:
+            count = self._count if self._counted else step
+            self.filter.apply(self.parameters.gradient, self.parameters.vector, count)
         for span in self.spans:
             self._update(span, self._on_device(span) if self._counted else self._coefficients(step, span))
         if self._counted:

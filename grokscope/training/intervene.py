@@ -15,6 +15,7 @@ from torch import Tensor
 
 from grokscope.errors import GrokscopeError
 from grokscope.models import Model, named_tensors, tensor_factors
+from grokscope.training.gradient_filters import FilterSettings, filter_ranges
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class InterveneSettings:
     ``temperature`` τ divides the logits, before the loss and wherever logits are measured (arXiv 2606.18465).
     ``frozen`` tensors keep their initial values. ``lr`` and ``decay`` are factors, by tensors as above, on
     ``train.lr`` and ``train.weight_decay``: ``decay = {biases = 0}`` decays matrices alone. A tensor that is named
-    more than once takes the factor of the narrowest name: its own, then its block, then its kind.
+    more than once takes the factor of the narrowest name: its own, then its block, then its kind. ``filter`` is
+    applied to the gradient before the optimiser sees it.
     """
 
     clamp: ClampSettings | None = None
@@ -48,6 +50,7 @@ class InterveneSettings:
     frozen: tuple[str, ...] = ()
     lr: dict[str, float] = field(default_factory=dict)
     decay: dict[str, float] = field(default_factory=dict)
+    filter: FilterSettings | None = None
 
 
 @dataclass(frozen=True)
@@ -149,6 +152,8 @@ def check_interventions(settings: InterveneSettings, model: Model, where: str) -
             ("clamp.start", clamp.start, clamp.start >= 1, "at least 1"),
             ("clamp.tensors", list(clamp.tensors), bool(clamp.tensors), "at least one name"),
         ]
+    if settings.filter is not None:
+        ranges += filter_ranges(settings.filter)
     for name, value, fine, expected in ranges:
         if not fine:
             raise GrokscopeError(f"reading {where}: intervene.{name} is {value}, expected {expected}")

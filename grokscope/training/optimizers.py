@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from grokscope.models import Params
+from grokscope.training.gradient_filters import GradientFilter
 from grokscope.training.intervene import NormClamp, Span
 from grokscope.training.recipe import TrainSettings
 
@@ -79,18 +80,23 @@ class Optimizer:
         parameters: FlatParameters,
         spans: Sequence[Span] = WHOLE,
         clamp: NormClamp | None = None,
+        filter: GradientFilter | None = None,
     ) -> None:
         self.settings = settings
         self.parameters = parameters
-        self.spans, self.clamp = spans, clamp
+        self.spans, self.clamp, self.filter = spans, clamp, filter
         vector = parameters.vector
         names = {"adamw": ("first_moment", "second_moment"), "sgd": ("momentum",), "gd": ()}
         self.state = {name: torch.zeros_like(vector) for name in names[settings.optimizer]}
+        if filter is not None:
+            self.state |= filter.state
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Apply the gradient of ``parameters`` at ``step``."""
         settings = self.settings
+        if self.filter is not None:
+            self.filter.apply(self.parameters.gradient, self.parameters.vector, step)
         for span in self.spans:
             rate = learning_rate(settings, step) * span.lr
             weights, gradient = self.parameters.vector[span.where], self.parameters.gradient[span.where]

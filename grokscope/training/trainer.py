@@ -19,6 +19,7 @@ from grokscope.models import Params
 from grokscope.tasks import pack_mask, random_stream
 from grokscope.training.evaluation import TIME, Evaluator
 from grokscope.training.gradient import TrainingGradient
+from grokscope.training.gradient_filters import AVERAGE, WINDOW, GradientFilter
 from grokscope.training.interrupts import deferred_interrupt
 from grokscope.training.intervene import NormClamp, parameter_spans
 from grokscope.training.machine import process_settings
@@ -129,10 +130,11 @@ class Session:
         dtype = torch.float32 if recipe.train.dtype == "float32" else torch.float64
         initial = self.model.init(random_stream(recipe.seed, "initial weights"), dtype)
         self.flat = FlatParameters.of(initial, device)
-        clamp = recipe.intervene.clamp
+        clamp, chosen = recipe.intervene.clamp, recipe.intervene.filter
         self.optimizer = Optimizer(
             recipe.train, self.flat, parameter_spans(recipe.intervene, self.model),
             None if clamp is None else NormClamp([clamp], self.model, self.flat.vector),
+            None if chosen is None else GradientFilter(chosen, self.model, self.flat.vector),
         )  # fmt: skip
         self.evaluate = lambda: self.evaluator(self._detached())
         self.company: dict[str, int] = {}
@@ -279,6 +281,16 @@ class Session:
 
     def _load(self, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
         vectors = {"weights": self.flat.vector, **self.optimizer.state}
+        if not any(name in arrays for name in (AVERAGE, WINDOW)):
+            # a fork that brings in a filter: its parent had none to remember
+            arrays = {
+                **arrays,
+                **{
+                    name: np.full(tuple(vectors[name].shape), np.nan)
+                    for name in (AVERAGE, WINDOW)
+                    if name in vectors
+                },
+            }
         for name, vector in vectors.items():
             if arrays[name].shape != tuple(vector.shape):
                 raise ValueError(f"{name} has shape {arrays[name].shape}")
