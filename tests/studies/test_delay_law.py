@@ -167,6 +167,28 @@ def test_only_finished_runs_are_used_and_the_rest_is_named(tmp_path: Path) -> No
         run_delay_law(bench)
 
 
+def test_a_scan_that_is_finished_in_part_has_the_rows_of_that_part(tmp_path: Path) -> None:
+    bench = synthetic_bench(tmp_path, "full", Law(lambda p: 7.64, lambda p: 0.74, lambda p: 54.5))
+    bench.only_finished = True
+    scan = Grid(tuple(range(12)), dict.fromkeys((41, 53, 71), (0.85, 1.0, 1.15)), free=(31,))
+    arms = [arm for rho in (None, 0.85, 1.0) for arm in arms_of(bench, rho)]
+    arms += [scan.free_arm(p) for p in scan.moduli]
+    for p, held in ((71, (0.85, 1.0, 1.15)), (53, (0.85,))):
+        norm = control(
+            [bench.law.log(name, recipe) for name, recipe in scan.free_arm(p).runs()]
+        ).critical_norm
+        arms += [scan.clamped_arm(p, rho, norm) for rho in held]
+    bench.trained = [name for arm in arms for name, _ in arm.runs()]
+    found = rows(run_delay_law(bench))
+    assert found["grok step at p = 53, ρ = 0.85"]["ours"] is not None
+    assert "grok step at p = 53, ρ = 1.00" not in found
+    assert found["α at p = 71"]["ours"] is not None
+    assert "α at p = 53" not in found
+    assert "α shared by all moduli" not in found
+    assert found["W_c at p = 41"]["ours"] is not None
+    assert "p41" in "; ".join(bench.omitted)
+
+
 def arms_of(bench, rho: float | None) -> list[Arm]:
     """Of the dense grid: the free controls, or the runs held at ρ·W_c."""
     grid = Grid(tuple(range(16)), {59: (1.0,)})
