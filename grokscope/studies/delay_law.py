@@ -20,7 +20,7 @@ from grokscope.studies.delay_law_parity import sparse_parity
 from grokscope.studies.published import published
 from grokscope.studies.result import Finding, Interval, Row, StudyResult, compared
 from grokscope.studies.rows import fit_interval, median_row, shared_findings
-from grokscope.studies.sweep import Bench, Scale
+from grokscope.studies.sweep import Bench, Scale, UnfinishedError
 
 TITLE = "The causal delay law of the weight norm (arXiv 2606.13753)"
 DENSE = 59
@@ -46,6 +46,10 @@ def run_delay_law(bench: Bench) -> StudyResult:
         others = {p: tuple(scan["rho"]) for p in (41, 53, 71)}
         across = Grid(tuple(range(12)), others, free=(31,))
     found = measure_grid(bench, main)
+    if len(found.clamped) < 2:
+        raise UnfinishedError(
+            f"the law needs two held norms, and of {len(main.rho[DENSE])} one has all its runs finished"
+        )
     rows, findings = _dense_rows(found, dense), _dense_findings(found)
     figures = [law_figure(found, dense, DENSE)]
     data: dict[str, Any] = {"dense": found.as_json()}

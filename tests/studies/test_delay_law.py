@@ -161,10 +161,11 @@ def test_only_finished_runs_are_used_and_the_rest_is_named(tmp_path: Path) -> No
     said = "; ".join(bench.omitted)
     for lacking in ("rho0.95 is not finished", "the scan over moduli", "learning rate", "sparse parity"):
         assert lacking in said
-    bench = synthetic_bench(tmp_path, "full")
-    bench.only_finished = True
-    with pytest.raises(GrokscopeError, match="16 of 16 runs are not finished"):
-        run_delay_law(bench)
+    for some, said in (((), "16 of 16 runs are not finished"), ((None,), "none of 9 arms"),
+                       ((None, 0.85), "needs two held norms")):  # fmt: skip
+        bench.trained = [name for rho in some for arm in arms_of(bench, rho) for name, _ in arm.runs()]
+        with pytest.raises(GrokscopeError, match=said):
+            run_delay_law(bench)
 
 
 def test_a_scan_that_is_finished_in_part_has_the_rows_of_that_part(tmp_path: Path) -> None:
