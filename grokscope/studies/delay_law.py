@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from grokscope.measures.censored import LogLinearFit
+from grokscope.measures.censored import LogLinearFit, median_interval
 from grokscope.measures.exponents import SharedExponent, power_law_fit, shared_exponent
 from grokscope.measures.lines import fit_line
 from grokscope.studies.clamp_grid import Grid, Measured, measure_grid
@@ -20,7 +20,7 @@ from grokscope.studies.delay_law_parity import sparse_parity
 from grokscope.studies.published import published
 from grokscope.studies.result import Finding, Interval, Row, StudyResult, compared
 from grokscope.studies.rows import fit_interval, median_row, shared_findings
-from grokscope.studies.sweep import Bench, Scale
+from grokscope.studies.sweep import Bench, Scale, UnfinishedError
 
 TITLE = "The causal delay law of the weight norm (arXiv 2606.13753)"
 DENSE = 59
@@ -46,6 +46,10 @@ def run_delay_law(bench: Bench) -> StudyResult:
         others = {p: tuple(scan["rho"]) for p in (41, 53, 71)}
         across = Grid(tuple(range(12)), others, free=(31,))
     found = measure_grid(bench, main)
+    if len(found.clamped) < 2:
+        raise UnfinishedError(
+            f"the law needs two held norms, and of {len(main.rho[DENSE])} one has all its runs finished"
+        )
     rows, findings = _dense_rows(found, dense), _dense_findings(found)
     figures = [law_figure(found, dense, DENSE)]
     data: dict[str, Any] = {"dense": found.as_json()}
@@ -55,8 +59,9 @@ def run_delay_law(bench: Bench) -> StudyResult:
         if scanned is not None:
             together = _joined(found, scanned, across)
             rows += _scan_rows(together, scan)
-            shared = _shared(together)
-            findings += shared_findings(shared)
+            if _is_whole(together, scan):
+                shared = _shared(together)
+                findings += shared_findings(shared)
             figures += [scan_figure(together, scan), critical_norm_figure(together, scan["W_c"])]
             data["p_scan"] = together.as_json()
         norm = found.controls[DENSE].critical_norm
@@ -138,20 +143,19 @@ def _through_medians(fit: LogLinearFit, dense: dict[str, Any], run: set[float]) 
 def _sooner(found: Measured, dense: dict[str, Any]) -> Row:
     """How much sooner a run held at W_c groks than the same run left free, seed by seed."""
     free, held = found.controls[DENSE].times.all_pairs, found.clamped[DENSE, 1.0].all_pairs
-    shares = [
-        1 - h.by / f.by for h, f in zip(held, free, strict=True) if h.by is not None and f.by is not None
-    ]
+    ratios = np.asarray(
+        [h.by / f.by for h, f in zip(held, free, strict=True) if h.by is not None and f.by is not None]
+    )
     medians = dict(zip(dense["rho"], dense["T_grok_median"], strict=True))
     theirs = round(1 - medians[1.0] / dense["free_T_grok"], 2)
-    if not shares:
+    if not ratios.size:
         return Row(
             "share by which ρ = 1 groks sooner", theirs, None, None, "cannot tell", "no pair of seeds grokked"
         )
-    middle = float(np.median(shares))
-    spread = (float(np.min(shares)), float(np.max(shares)))
+    middle = median_interval(np.nextafter(ratios, 0), ratios)
     return compared(
-        "share by which ρ = 1 groks sooner than free", theirs, middle, spread, digits=2,
-        note=f"median and range over {len(shares)} matched seeds",
+        "share by which ρ = 1 groks sooner than free", theirs, 1 - middle.by, (1 - middle.high, 1 - middle.low),
+        digits=2, note=f"{middle.n} matched seeds, interval of {100 * middle.coverage:.0f} %",
     )  # fmt: skip
 
 
@@ -202,23 +206,35 @@ def _joined(dense: Measured, scanned: Measured, grid: Grid) -> Measured:
     return Measured(dict(sorted(controls.items())), dict(sorted({**scanned.clamped, **clamped}.items())))
 
 
+def _is_whole(found: Measured, scan: dict[str, Any]) -> bool:
+    return all((int(p), rho) in found.clamped for p in scan["alpha_per_p"] for rho in scan["rho"])
+
+
 def _scan_rows(found: Measured, scan: dict[str, Any]) -> list[Row]:
+    """Of the arms that are there; an exponent for every modulus that is there whole, the shared one for all of them."""
     rows = []
     for p, norm in scan["W_c"].items():
         rows.append(median_row(f"W_c at p = {p}", norm, found.controls[int(p)].interval, tolerance=0.03))
     for p, medians in scan["T_grok_median"].items():
         for rho, middle in zip(scan["rho"], medians, strict=True):
-            median = found.clamped[int(p), rho].median()
-            rows.append(median_row(f"grok step at p = {p}, ρ = {rho:.2f}", middle, median, tolerance=0.03))
+            if (int(p), rho) in found.clamped:
+                median = found.clamped[int(p), rho].median()
+                rows.append(
+                    median_row(f"grok step at p = {p}, ρ = {rho:.2f}", middle, median, tolerance=0.03)
+                )
     for p, alpha in scan["alpha_per_p"].items():
-        fit = found.fit([int(p)])
-        rows.append(compared(f"α at p = {p}", alpha, fit.alpha, fit_interval(fit), no_effect=0.0, digits=3))
-    fit, shared = found.fit(), scan["shared_fit"]
-    rows.append(
-        compared("α shared by all moduli", shared["alpha"], fit.alpha, fit_interval(fit),
-                 published_interval=tuple(shared["ci"]), no_effect=0.0, digits=3,
-                 note=f"R² with a constant for each modulus {_r2(fit.r_squared)}")
-    )  # fmt: skip
+        if all((int(p), rho) in found.clamped for rho in scan["rho"]):
+            fit = found.fit([int(p)])
+            rows.append(
+                compared(f"α at p = {p}", alpha, fit.alpha, fit_interval(fit), no_effect=0.0, digits=3)
+            )
+    if _is_whole(found, scan):
+        fit, shared = found.fit(), scan["shared_fit"]
+        rows.append(
+            compared("α shared by all moduli", shared["alpha"], fit.alpha, fit_interval(fit),
+                     published_interval=tuple(shared["ci"]), no_effect=0.0, digits=3,
+                     note=f"R² with a constant for each modulus {_r2(fit.r_squared)}")
+        )  # fmt: skip
     moduli = sorted(found.controls)
     for name, left_out in (("exponent_all_five", ()), ("exponent_without_31", (31,))):
         kept = [p for p in moduli if p not in left_out]

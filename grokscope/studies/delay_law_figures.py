@@ -79,7 +79,8 @@ def scan_figure(found: Measured, scan: dict[str, Any]) -> Drawing:
             for place, value in enumerate(rho):
                 shifted = value + 0.006 * (index - len(moduli) / 2)
                 _runs(axes, shifted, found.clamped[p, value], colour, f"p = {p}" if place == 0 else "")
-            _line(axes, found.fit([p]), p, rho, colour)
+            if len(rho) > 1:
+                _line(axes, found.fit([p]), p, rho, colour)
             axes.plot(
                 scan["rho"], scan["T_grok_median"][str(p)], "s", color=colour, markersize=5, fillstyle="none"
             )

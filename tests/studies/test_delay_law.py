@@ -161,10 +161,33 @@ def test_only_finished_runs_are_used_and_the_rest_is_named(tmp_path: Path) -> No
     said = "; ".join(bench.omitted)
     for lacking in ("rho0.95 is not finished", "the scan over moduli", "learning rate", "sparse parity"):
         assert lacking in said
-    bench = synthetic_bench(tmp_path, "full")
+    for some, said in (((), "16 of 16 runs are not finished"), ((None,), "none of 9 arms"),
+                       ((None, 0.85), "needs two held norms")):  # fmt: skip
+        bench.trained = [name for rho in some for arm in arms_of(bench, rho) for name, _ in arm.runs()]
+        with pytest.raises(GrokscopeError, match=said):
+            run_delay_law(bench)
+
+
+def test_a_scan_that_is_finished_in_part_has_the_rows_of_that_part(tmp_path: Path) -> None:
+    bench = synthetic_bench(tmp_path, "full", Law(lambda p: 7.64, lambda p: 0.74, lambda p: 54.5))
     bench.only_finished = True
-    with pytest.raises(GrokscopeError, match="16 of 16 runs are not finished"):
-        run_delay_law(bench)
+    scan = Grid(tuple(range(12)), dict.fromkeys((41, 53, 71), (0.85, 1.0, 1.15)), free=(31,))
+    arms = [arm for rho in (None, 0.85, 1.0) for arm in arms_of(bench, rho)]
+    arms += [scan.free_arm(p) for p in scan.moduli]
+    for p, held in ((71, (0.85, 1.0, 1.15)), (53, (0.85,))):
+        norm = control(
+            [bench.law.log(name, recipe) for name, recipe in scan.free_arm(p).runs()]
+        ).critical_norm
+        arms += [scan.clamped_arm(p, rho, norm) for rho in held]
+    bench.trained = [name for arm in arms for name, _ in arm.runs()]
+    found = rows(run_delay_law(bench))
+    assert found["grok step at p = 53, ρ = 0.85"]["ours"] is not None
+    assert "grok step at p = 53, ρ = 1.00" not in found
+    assert found["α at p = 71"]["ours"] is not None
+    assert "α at p = 53" not in found
+    assert "α shared by all moduli" not in found
+    assert found["W_c at p = 41"]["ours"] is not None
+    assert "p41" in "; ".join(bench.omitted)
 
 
 def arms_of(bench, rho: float | None) -> list[Arm]:
