@@ -9,6 +9,7 @@ from grokscope.errors import GrokscopeError
 from grokscope.models.anatomy import Linearised, MapView, Model, Params, Part, Pullback, as_float64
 from grokscope.models.composed import Composed, ComposedSettings
 from grokscope.models.deep_linear import DeepLinear, DeepLinearSettings
+from grokscope.models.diagonal import Diagonal, DiagonalSettings
 from grokscope.models.feature_mlp import FeatureMLP, FeatureMLPSettings
 from grokscope.models.mlp import MLP, MLPSettings
 from grokscope.models.named import named_tensors, tensor_factors
@@ -20,6 +21,7 @@ ModelSettings = (
     | TransformerSettings
     | ComposedSettings
     | DeepLinearSettings
+    | DiagonalSettings
     | FeatureMLPSettings
     | WeightsOnlySettings
 )
@@ -29,6 +31,7 @@ MODEL_SETTINGS: dict[str, type[ModelSettings]] = {
     "transformer": TransformerSettings,
     "composed": ComposedSettings,
     "deep-linear": DeepLinearSettings,
+    "diagonal": DiagonalSettings,
     "feature-mlp": FeatureMLPSettings,
     "weights": WeightsOnlySettings,
 }
@@ -77,6 +80,13 @@ def build_model(
                 "modular arithmetic"
             )
         return DeepLinear(settings, n_inputs, n_classes)
+    if isinstance(settings, DiagonalSettings):
+        if n_inputs is None:
+            raise GrokscopeError(
+                "building a model: model.family 'diagonal' was given a task of operand pairs, expected feature inputs "
+                "(task.name 'regression')"
+            )
+        return Diagonal(settings, n_inputs, n_classes)
     if isinstance(settings, FeatureMLPSettings):
         if n_inputs is None:
             raise GrokscopeError(
@@ -103,6 +113,8 @@ __all__ = [
     "ComposedSettings",
     "DeepLinear",
     "DeepLinearSettings",
+    "Diagonal",
+    "DiagonalSettings",
     "FeatureMLP",
     "FeatureMLPSettings",
     "Linearised",

@@ -85,7 +85,7 @@ class DeepLinear(Model):
             # and others than the product of two matrices
             alone = params[self.parts[0].name].ndim == 2
             layers = [layer[None] if alone else layer for layer in self.layers(params)]
-            batch = inputs[None] if alone and inputs.ndim == 2 else inputs
+            batch = inputs[None] if inputs.ndim == 2 else inputs
             before = [layers[0] if one_hot else batch @ layers[0]]
             for layer in layers[1:]:
                 before.append(before[-1] @ layer)

@@ -92,7 +92,11 @@ def training_objective(run: Run) -> Objective:
     """What the run was trained on; an imported run without a recipe is taken to have used cross-entropy."""
     task = run.task
     if task.kind == "regression":
-        return Objective(task.inputs, task.targets, task.train_mask, "squared", 1.0)
+        # samples that nothing of was observed take no part
+        rows, weight = task.train_rows, 1 / int(task.train_mask.sum()) if task.mean_loss else 1.0
+        if bool(rows.all()):
+            return Objective(task.inputs, task.targets, task.train_mask, "squared", weight)
+        return Objective(task.inputs[rows], task.targets[rows], task.train_mask[rows], "squared", weight)
     inputs, targets = task.inputs[task.train_mask], task.targets[task.train_mask]
     loss = run.config.get("train", {}).get("loss", "cross-entropy")
     return Objective(inputs, targets, None, loss, 1 / len(inputs))

@@ -54,7 +54,8 @@ QUANTITIES = (
             f"loss.{s}",
             "nat",
             f"Training objective over {what}: mean cross-entropy, or ½‖z − onehot‖² under squared loss "
-            "(then in squared logits); for completion ½ Σ (ŷ − y)² over the entries.",
+            "(then in squared logits); for completion and regression ½ Σ (ŷ − y)² over the entries, divided by "
+            "their number where the task's loss is a mean.",
             formula=rf"\operatorname*{{mean}}_{{i\in\text{{{s}}}}}\,\ln\sum_m e^{{z_{{i,m}}-z_{{i,y_i}}}}"
             rf"\quad\text{{(cross-entropy)}} \\ "
             rf"\operatorname*{{mean}}_{{i\in\text{{{s}}}}}\,\frac{{1}}{{2}}\left\|z_i-\text{{onehot}}(y_i)\right\|^2"
@@ -296,9 +297,9 @@ def _regression(run: Run, record: Record) -> None:
         error = model.forward(params, task.inputs) - task.targets
         for name, mask in masks.items():
             squared = error[mask].square().sum()
-            found[f"loss.{name}"] = 0.5 * squared
+            found[f"loss.{name}"] = 0.5 * squared / (mask.sum() if task.mean_loss else 1)
             found[f"error.{name}"] = squared / task.targets[mask].square().sum()
-        found["loss.all"] = 0.5 * error.square().sum()
+        found["loss.all"] = 0.5 * error.square().sum() / (error.numel() if task.mean_loss else 1)
         return found
 
     for name, values in per_save(run, "loss", by_save(read)).items():

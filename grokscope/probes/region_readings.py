@@ -67,7 +67,7 @@ class Rule:
 def training_data(task: Task, samples: int, jacobians: int, seed: int) -> TrainingData:
     """The training samples of ``task`` and a seeded choice of them, drawn on the CPU."""
     classes = task.kind == "classification"
-    inputs = task.inputs[task.train_mask] if classes else task.inputs
+    inputs = task.inputs[task.train_rows]
     labels = task.targets[task.train_mask] if classes else None
     order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(seed))
     chosen = order[:samples].sort().values

@@ -36,7 +36,7 @@ def flips(run: Run, record: Record) -> Content | None:
     form = run.model.gated(run.params(int(rows[0])))
     if not isinstance(form, GatedForm):
         return None
-    mask = run.task.train_mask
+    mask = run.task.train_rows
     through = TrainingPass(run.model, run.task.inputs[mask], run.task.targets[mask], form)
 
     def read(before: Params, after: Params) -> Values:

@@ -82,7 +82,7 @@ def spectra(run: Run, record: Record, *, null_samples: int = 32) -> None:
         null_samples: random weight sets behind the chance bands.
     """
     model = run.model
-    inputs = run.task.inputs if run.task.n_tokens is None else run.task.inputs[run.task.train_mask]
+    inputs = run.task.inputs[run.task.train_rows]
     lacking = run.lacks("function", "split")  # gates are taken on training samples
     absent = dict.fromkeys(GATED, lacking.reason) if lacking else _why_no_gated_maps(model)
     shapes = _shapes(model, [name for name in GATED if name not in absent])

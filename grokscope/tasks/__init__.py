@@ -1,4 +1,4 @@
-"""What is learned: modular arithmetic, products in a group, completion, Gaussian classes, or what nobody knows."""
+"""What is learned: modular arithmetic, products in a group, completion, regression, classes, or what nobody knows."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from grokscope.tasks.group_tables import GroupFit, identify_group
 from grokscope.tasks.groups import GroupSettings, cayley_table, group_task
 from grokscope.tasks.modular import OPERATIONS, ModularSettings, modular_task
 from grokscope.tasks.parity import ParitySettings, parity_task
+from grokscope.tasks.regression import RegressionSettings, regression_task
 from grokscope.tasks.task import (
     Levels,
     ResidueAxis,
@@ -21,7 +22,13 @@ from grokscope.tasks.task import (
 from grokscope.tasks.unknown import UnknownSettings, unknown_task
 
 TaskSettings = (
-    ModularSettings | GroupSettings | CompletionSettings | BlobsSettings | ParitySettings | UnknownSettings
+    ModularSettings
+    | GroupSettings
+    | CompletionSettings
+    | BlobsSettings
+    | ParitySettings
+    | RegressionSettings
+    | UnknownSettings
 )
 
 TASK_SETTINGS: dict[str, type[TaskSettings]] = {
@@ -30,6 +37,7 @@ TASK_SETTINGS: dict[str, type[TaskSettings]] = {
     "completion": CompletionSettings,
     "blobs": BlobsSettings,
     "parity": ParitySettings,
+    "regression": RegressionSettings,
     "unknown": UnknownSettings,
 }
 """``task.name`` in a recipe → the settings it takes."""
@@ -45,6 +53,8 @@ def build_task(settings: TaskSettings, seed: int) -> Task:
         return blobs_task(settings, seed)
     if isinstance(settings, ParitySettings):
         return parity_task(settings, seed)
+    if isinstance(settings, RegressionSettings):
+        return regression_task(settings, seed)
     if isinstance(settings, UnknownSettings):
         return unknown_task()
     return completion_task(settings, seed)
@@ -60,6 +70,7 @@ __all__ = [
     "Levels",
     "ModularSettings",
     "ParitySettings",
+    "RegressionSettings",
     "ResidueAxis",
     "Symmetry",
     "Task",
@@ -76,6 +87,7 @@ __all__ = [
     "parity_task",
     "random_split",
     "random_stream",
+    "regression_task",
     "unknown_task",
     "unpack_mask",
 ]

@@ -77,6 +77,7 @@ class Task:
         token_axis, class_axis: the Fourier axes of operands and of answers, or why there is none.
         swap: whether exchanging the operands keeps the answer; ``None`` where there are no operands.
         rank: the target's rank, for completion.
+        mean_loss: whether the loss of a regression, ½ Σ (ŷ − y)², is divided by the number of its entries.
         no_split: why it is not known which samples were trained on, ``None`` where it is. ``train_mask`` is
             then empty, and nothing that is taken over training or test samples may be measured.
     """
@@ -99,11 +100,17 @@ class Task:
     description: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
     no_split: Absent | None = None
+    mean_loss: bool = False
 
     @property
     def is_grid(self) -> bool:
         """Whether the inputs are every operand pair, in the order a·p + b."""
         return self.n_tokens is not None and len(self.inputs) == self.n_tokens**2
+
+    @property
+    def train_rows(self) -> Tensor:
+        """(N,) bool: samples of which anything was trained on, also where single entries are observed."""
+        return self.train_mask if self.train_mask.ndim == 1 else self.train_mask.any(dim=1)
 
     def with_split(self, train_mask: Tensor) -> Task:
         """The same problem under another train split (same shape as ``train_mask``)."""

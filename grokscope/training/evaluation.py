@@ -9,6 +9,7 @@ from torch.nn.functional import one_hot
 from grokscope.measures.classification import correct, read_answers
 from grokscope.models import Model, Params
 from grokscope.tasks import Task
+from grokscope.training.gradient import shared_inputs
 from grokscope.training.recipe import Recipe
 from grokscope.training.scalars import evaluated_subsets, scalar_names
 
@@ -38,8 +39,9 @@ class Evaluator:
         self.targets = torch.stack([task.targets for task in several]).to(device)  # (runs, N) or (runs, d, d)
         inputs = torch.stack([task.inputs for task in several]) if self.lead else first.inputs
         if self.regression:
-            inputs = first.inputs  # the rows of an identity, the same in every run
+            inputs = shared_inputs(several)
             self.scale = (self.masks * self.targets.flatten(1)[:, None].square()).sum(-1)
+            self.weight = 1 / self.masks.sum(-1) if first.mean_loss else torch.ones_like(self.scale)
         self._inputs = inputs.to(device)
         # features are taken in the weights' own precision, which is known with the first of them
         self._at = None if self._inputs.is_floating_point() else model.linearised(self._inputs)
@@ -93,4 +95,4 @@ class Evaluator:
         outputs, _ = self.model.linearised(self._inputs.to(dtype))(params)
         error = (outputs - self.targets.to(dtype)).double()
         squared = (self.masks * error.flatten(1)[:, None].square()).sum(-1)
-        return torch.cat([0.5 * squared, squared / self.scale], dim=1)
+        return torch.cat([0.5 * self.weight * squared, squared / self.scale], dim=1)

@@ -13,11 +13,20 @@ from grokscope.tasks import Task
 from grokscope.training.recipe import TrainSettings
 
 
+def shared_inputs(tasks: list[Task]) -> Tensor:
+    """(N, …) where all runs see the same inputs, as in completion the rows of an identity; (runs, N, …) elsewhere."""
+    first = tasks[0].inputs
+    if all(torch.equal(task.inputs, first) for task in tasks[1:]):
+        return first
+    return torch.stack([task.inputs for task in tasks])
+
+
 class TrainingGradient:
     """The training objective's gradient on the training samples of ``task``.
 
-    Cross-entropy and ½‖z − onehot‖² are means over the samples; for completion it is ½ Σ (ŷ − y)² over the
-    observed entries. One task is one run; several of equal shape share a leading axis, and so do the parameters.
+    Cross-entropy and ½‖z − onehot‖² are means over the samples; for a regression it is ½ Σ (ŷ − y)² over the
+    observed entries, or that over their number where the task says so. One task is one run; several of equal shape
+    share a leading axis, and so do the parameters.
     """
 
     def __init__(
@@ -34,12 +43,13 @@ class TrainingGradient:
         def together(values: list[Tensor]) -> Tensor:
             return (torch.stack(values) if isinstance(tasks, list) else values[0]).to(device)
 
-        self.completion = several[0].kind == "regression"
-        if self.completion:
-            # every run sees the same inputs, the rows of an identity
-            self.inputs = several[0].inputs.to(device, dtype)
+        self.regression = several[0].kind == "regression"
+        if self.regression:
+            self.inputs = shared_inputs(several).to(device, dtype)
             self.targets = together([task.targets for task in several]).to(dtype)
             self.observed = together([task.train_mask for task in several]).to(dtype)
+            if several[0].mean_loss:
+                self.observed = self.observed / self.observed.sum((-2, -1), keepdim=True)
         else:
             self.inputs = together([task.inputs[task.train_mask] for task in several])
             if self.inputs.is_floating_point():
@@ -59,7 +69,7 @@ class TrainingGradient:
             params: the parameters, with the leading axis of the tasks where there is one.
             rows: int64 indices into the training samples of one run, a batch; ``None`` for all of them.
         """
-        if self.completion:
+        if self.regression:
             outputs, pullback = self._whole(params)
             return pullback((outputs - self.targets).mul_(self.observed))
         at: Linearised = self._whole

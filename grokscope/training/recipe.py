@@ -37,8 +37,9 @@ class TrainSettings:
     ``lr`` and ``weight_decay`` act as decoupled decay, w ← w(1 − lr·weight_decay), ``before`` or ``after``
     the optimiser's step; the gradient is at the undecayed weights in both. ``warmup`` steps raise the rate
     linearly. ``batch_size`` 0 is the full batch. ``loss`` is the mean over samples of the cross-entropy or of
-    ½‖z − onehot‖² (*squared*); for completion it is ½ Σ (ŷ − y)² over the observed entries. ``threads`` is
-    part of the recipe because the order of floating-point sums depends on it.
+    ½‖z − onehot‖² (*squared*); for completion it is ½ Σ (ŷ − y)² over the observed entries, for regression that
+    sum or its mean, as the task says. ``threads`` is part of the recipe because the order of floating-point sums
+    depends on it.
 
     ``until`` ends the run before its ``steps`` are over: ``"accuracy.test >= 0.9"`` is a scalar of the run, ``>=``
     or ``<=``, and a level; the run ends at the evaluation at which that has held ``until_hold`` times in a row.
@@ -278,13 +279,14 @@ def _check(recipe: Recipe, where: str) -> None:
             f"reading {where}: train.optimizer 'gd' was given train.batch_size = {train.batch_size} and "
             f"train.momentum = {train.momentum}, expected 0 for both (or 'sgd')"
         )
-    if train.loss == "cross-entropy" and recipe.task.name == "completion":
+    task_name = recipe.task.name
+    if train.loss == "cross-entropy" and task_name in ("completion", "regression"):
         raise GrokscopeError(
-            f"reading {where}: train.loss 'cross-entropy' was given for task.name 'completion', expected 'squared'"
+            f"reading {where}: train.loss 'cross-entropy' was given for task.name {task_name!r}, expected 'squared'"
         )
-    if train.batch_size and recipe.task.name == "completion":
+    if train.batch_size and task_name in ("completion", "regression"):
         raise GrokscopeError(
-            f"reading {where}: train.batch_size = {train.batch_size} was given for task.name 'completion', "
+            f"reading {where}: train.batch_size = {train.batch_size} was given for task.name {task_name!r}, "
             "expected 0: single entries are observed, so there is no batch of samples"
         )
     recipe.evaluation_steps()

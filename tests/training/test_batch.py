@@ -223,3 +223,15 @@ def test_models_that_stack_move_together_as_they_move_alone(tmp_path, family, ch
             np.testing.assert_allclose(found.scalars[name], values, rtol=1e-8, atol=1e-10)
         found.close()
         alone.close()
+
+
+@pytest.mark.parametrize("sample", ["of their own", "shared"])
+def test_regressions_are_trained_together(tmp_path, sample):
+    split = ", split_seed=5" if sample == "shared" else ""
+    task = f"task={{name='regression', d=6, train=4, test=5, loss='mean'{split}}}"
+    recipes = [completion(seed, task, "model.depth=2", d=6) for seed in range(3)]
+    assert together(recipes[0], "cpu") == together(recipes[1], "cpu")
+    train_batch(recipes, [tmp_path / str(seed) for seed in range(3)], device="cpu")
+    for seed, recipe in enumerate(recipes):
+        train(recipe, tmp_path / f"alone-{seed}", device="cpu")
+        assert content(tmp_path / str(seed)) == content(tmp_path / f"alone-{seed}")

@@ -94,3 +94,25 @@ def test_operations_without_a_mirror_have_no_mirrored_accuracy(tiny):
         names = Evaluator(task, model, recipe, torch.device("cpu")).names
         assert ("accuracy.test_mirrored" in names) is mirrored
         assert ("accuracy.test_unmirrored" in names) is mirrored
+
+
+@pytest.mark.parametrize("loss", ["sum", "mean"])
+def test_regression_scalars_are_those_of_the_samples(tmp_path, loss):
+    task = f'task={{name="regression", d=6, train=4, test=9, loss="{loss}"}}'
+    recipe = read_recipe(
+        "deep-linear", [task, "model.depth=1", "train.steps=20", "save.schedule=['0:end:10']"]
+    )
+    train(recipe, tmp_path / "run", device="cpu")
+    run = open_run(tmp_path / "run")
+    for index, step in enumerate(run.steps):
+        error = (run.task.inputs @ run.params(index)["layer.1.W"] - run.task.targets)[:, 0]
+        at = int(np.flatnonzero(run.scalars["step"] == step)[0])
+        for name, part, answers in (
+            ("train", error[:4], run.task.targets[:4]),
+            ("test", error[4:], run.task.targets[4:]),
+        ):
+            squared = float(part.square().sum())
+            weight = 1 / len(part) if loss == "mean" else 1.0
+            assert run.scalars[f"loss.{name}"][at] == pytest.approx(0.5 * weight * squared, rel=1e-12)
+            expected = squared / float(answers.square().sum())
+            assert run.scalars[f"error.{name}"][at] == pytest.approx(expected, rel=1e-12)

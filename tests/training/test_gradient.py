@@ -24,7 +24,8 @@ def objective(
     """The training loss, as its definition reads."""
     if task.kind == "regression":
         error = model.forward(params, task.inputs.double()) - task.targets
-        return 0.5 * error[task.train_mask].square().sum()
+        squared = error[task.train_mask].square()
+        return 0.5 * (squared.mean() if task.mean_loss else squared.sum())
     inputs, targets = task.inputs[task.train_mask], task.targets[task.train_mask]
     if rows is not None:
         inputs, targets = inputs[rows], targets[rows]
@@ -47,6 +48,10 @@ def recipes() -> dict[str, Recipe]:
         small = ["task.p=11", "model.d_model=12", "model.n_heads=3", "model.d_mlp=20"]
         return read_recipe("nanda", [*small, *changes])
 
+    def regression(task: str, model: str) -> Recipe:
+        changes = [f'task={{name="regression", d=7, train=5, test=8, {task}}}', f"model={{{model}}}"]
+        return read_recipe("deep-linear", changes)
+
     return {
         "mlp": mlp(),
         "mlp squared": mlp("train.loss=squared"),
@@ -56,6 +61,11 @@ def recipes() -> dict[str, Recipe]:
         "transformer squared": transformer("train.loss=squared"),
         "transformer with norms": transformer("model.layer_norm=true", "model.biases=true"),
         "completion": read_recipe("deep-linear", ["task.d=6"]),
+        "regression": regression('loss="sum"', 'family="deep-linear", depth=1'),
+        "regression, mean, ReLU": regression(
+            'loss="mean", teacher="relu"', 'family="feature-mlp", hidden=[9], activation="relu"'
+        ),
+        "regression, diagonal": regression('loss="mean", teacher="sparse"', 'family="diagonal"'),
     }
 
 
@@ -91,7 +101,10 @@ def test_a_batch_is_the_objective_of_its_rows_and_the_mean_of_single_ones(name):
         )
 
 
-@pytest.mark.parametrize("name", ["mlp", "mlp sum", "transformer", "completion"])
+@pytest.mark.parametrize(
+    "name",
+    ["mlp", "mlp sum", "transformer", "completion", *(name for name in recipes() if "regression" in name)],
+)
 def test_runs_on_a_leading_axis_have_the_gradients_they_have_alone(name):
     recipe = recipes()[name]
     runs = [initial(read_recipe_of(recipe, seed), seed) for seed in range(3)]

@@ -192,6 +192,7 @@ FAMILIES = {
     "feature-mlp": ('task={name="parity", n=8, k=2, train=40, test=30}', 'model={family="feature-mlp", hidden=[9]}'),
     "deep-linear": ('task={name="completion", d=6, rank=2}', 'model={family="deep-linear", depth=3}',
                     "train.loss=squared"),
+    "diagonal": ('task={name="regression", d=6, train=4, test=5}', 'model={family="diagonal"}', "train.loss=squared"),
 }  # fmt: skip
 
 

@@ -24,6 +24,7 @@ def failure(*overrides: str, recipe: str = "quickstart", seed: int | None = None
     return message
 
 
+REGRESSION = "task={name='regression', d=7, train=5, test=8}"
 BUILT_IN = ["deep-linear", "delay-law", "linear-classifier", "nanda", "quickstart", "two-clocks"]
 
 
@@ -176,6 +177,9 @@ def test_what_a_recipe_cannot_hold_is_refused_in_one_line(override, parts):
         ("quickstart", ["task.op=div", "task.p=15"], ["'div'", "15", "a prime"]),
         ("deep-linear", ["train.loss=cross-entropy"], ["'cross-entropy'", "completion", "'squared'"]),
         ("deep-linear", ["train.optimizer=sgd", "train.batch_size=8"], ["train.batch_size = 8", "completion"]),
+        ("deep-linear", [REGRESSION, "train.loss=cross-entropy"], ["'cross-entropy'", "regression", "'squared'"]),
+        ("deep-linear", [REGRESSION, "train.optimizer=sgd", "train.batch_size=2"], ["batch_size = 2", "regression"]),
+        ("deep-linear", ["model={family='diagonal'}"], ["30 outputs", "'regression'"]),
         ("deep-linear", ["train.batch_size=8"], ["train.batch_size = 8", "'sgd'"]),
         ("deep-linear", ["train.momentum=0.9"], ["train.momentum = 0.9", "'sgd'"]),
         ("deep-linear", ["task.rank=31"], ["task.rank = 31"]),
