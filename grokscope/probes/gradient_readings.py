@@ -36,6 +36,7 @@ from grokscope.measures.sample_gradients import (
     logit_gradient,
     row_norms,
 )
+from grokscope.measures.stablemax import stablemax_gradient
 from grokscope.probes.findings import Findings
 from grokscope.probes.record import Record
 from grokscope.probes.series import SaveSeries
@@ -65,7 +66,7 @@ class Objective:
         inputs: (N, 2) or (N, d) training samples; for completion the rows of the matrix.
         targets: (N,) classes or (N, C) values.
         observed: (N, C) bool entries that count, ``None`` for all.
-        loss: ``cross-entropy`` or ``squared``, ℓ_i = ½‖z − y‖² over the observed entries.
+        loss: ``cross-entropy``, ``stablemax`` or ``squared``, ℓ_i = ½‖z − y‖² over the observed entries.
         weight: 1/N for a mean, 1 for a sum.
     """
 
@@ -83,6 +84,8 @@ class Objective:
         """
         if self.loss == "cross-entropy":
             return logit_gradient(outputs, self.targets[rows])
+        if self.loss == "stablemax":
+            return stablemax_gradient(outputs, self.targets[rows])
         if self.observed is not None:
             return torch.where(self.observed[rows], outputs - self.targets[rows], 0.0)
         return outputs - one_hot(self.targets[rows], outputs.shape[1])

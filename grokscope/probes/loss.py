@@ -17,6 +17,7 @@ from grokscope.measures.classification import (
     read_answers,
     softmax_collapsed,
 )
+from grokscope.measures.stablemax import stablemax_loss
 from grokscope.probes.drawing import MIRRORED, NEUTRAL, TEST, TRAIN, UNMIRRORED, curve, time_axes
 from grokscope.probes.logit_view import logit_map
 from grokscope.probes.readings import Values, by_save, per_save
@@ -54,8 +55,8 @@ QUANTITIES = (
             f"loss.{s}",
             "nat",
             f"Training objective over {what}: mean cross-entropy, or ½‖z − onehot‖² under squared loss "
-            "(then in squared logits); for completion and regression ½ Σ (ŷ − y)² over the entries, divided by "
-            "their number where the task's loss is a mean.",
+            "(then in squared logits), or that of StableMax where the run was trained on it; for completion and "
+            "regression ½ Σ (ŷ − y)² over the entries, divided by their number where the task's loss is a mean.",
             formula=rf"\operatorname*{{mean}}_{{i\in\text{{{s}}}}}\,\ln\sum_m e^{{z_{{i,m}}-z_{{i,y_i}}}}"
             rf"\quad\text{{(cross-entropy)}} \\ "
             rf"\operatorname*{{mean}}_{{i\in\text{{{s}}}}}\,\frac{{1}}{{2}}\left\|z_i-\text{{onehot}}(y_i)\right\|^2"
@@ -212,7 +213,7 @@ def _classification(run: Run, record: Record) -> None:
 def _reader(run: Run, masks: Mapping[str, Tensor | str]) -> Callable[[Params], Values]:
     """Every quantity of one save of a classifier, from one pass over its logits."""
     task, model, count = run.task, run.model, len(run.task.inputs)
-    squared = run.config.get("train", {}).get("loss") == "squared"
+    objective = run.config.get("train", {}).get("loss")
     chosen = {name: mask.nonzero()[:, 0] for name, mask in masks.items() if isinstance(mask, Tensor)}
 
     def read(params: Params) -> Values:
@@ -221,7 +222,9 @@ def _reader(run: Run, masks: Mapping[str, Tensor | str]) -> Callable[[Params], V
             targets = task.targets[rows]
             for whole, part in zip(answers, read_answers(logits, targets), strict=True):
                 whole[rows] = part
-            if squared:
+            if objective == "stablemax":
+                answers.loss[rows] = stablemax_loss(logits, targets)
+            elif objective == "squared":
                 onehot = torch.nn.functional.one_hot(targets, task.n_classes)
                 answers.loss[rows] = 0.5 * (logits - onehot).square().sum(-1)
         found: Values = {}
@@ -241,7 +244,9 @@ def _reader(run: Run, masks: Mapping[str, Tensor | str]) -> Callable[[Params], V
     def collapsed(params: Params, answers: Answers) -> Tensor:
         index = chosen["train"]
         losses = answers.loss[index]
-        if squared or collapse_is_possible(losses, answers.norm[index], run.dtype):
+        if objective in ("squared", "stablemax") or collapse_is_possible(
+            losses, answers.norm[index], run.dtype
+        ):
             stored = {name: value.to(run.dtype) for name, value in params.items()}
             trained = model.forward(stored, task.inputs[index])
             everywhere = torch.ones(len(index), dtype=torch.bool)

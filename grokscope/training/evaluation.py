@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from grokscope.measures.classification import correct, read_answers
+from grokscope.measures.stablemax import stablemax_loss
 from grokscope.models import Model, Params
 from grokscope.tasks import Task
 from grokscope.training.gradient import shared_inputs
@@ -30,6 +31,7 @@ class Evaluator:
         several = tasks if isinstance(tasks, list) else [tasks]
         first = several[0]
         self.regression, self.squared = first.kind == "regression", recipe.train.loss == "squared"
+        self.stable = recipe.train.loss == "stablemax"
         self.also = recipe.save.also
         self.model, self.device, self.lead = model, device, isinstance(tasks, list)
         subsets = [evaluated_subsets(task) for task in several]
@@ -68,6 +70,8 @@ class Evaluator:
         if self.squared:
             losses = 0.5 * (logits - one_hot(targets, logits.shape[-1])).double().square().sum(-1)
             right = correct(logits, targets).double()
+        elif self.stable:
+            losses, right = stablemax_loss(logits.double(), targets), correct(logits, targets).double()
         else:
             answers = read_answers(logits, targets)
             losses, right = answers.loss, answers.correct

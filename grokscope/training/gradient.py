@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from grokscope.measures.stablemax import stablemax_gradient
 from grokscope.models import Linearised, Model, Params
 from grokscope.tasks import Task
 from grokscope.training.recipe import TrainSettings
@@ -78,6 +79,8 @@ class TrainingGradient:
             at, targets = self.model.linearised(self.inputs[rows]), targets[rows]
             answers = self._places(targets)
         logits, pullback = at(params)
+        if self.loss == "stablemax":
+            return pullback(stablemax_gradient(logits, targets).div_(targets.shape[-1]))
         delta = torch.softmax(logits, dim=-1) if self.loss == "cross-entropy" else logits.clone()
         if self._one_hot is not None and rows is None:
             delta -= self._one_hot

@@ -36,10 +36,10 @@ class TrainSettings:
 
     ``lr`` and ``weight_decay`` act as decoupled decay, w ← w(1 − lr·weight_decay), ``before`` or ``after``
     the optimiser's step; the gradient is at the undecayed weights in both. ``warmup`` steps raise the rate
-    linearly. ``batch_size`` 0 is the full batch. ``loss`` is the mean over samples of the cross-entropy or of
-    ½‖z − onehot‖² (*squared*); for completion it is ½ Σ (ŷ − y)² over the observed entries, for regression that
-    sum or its mean, as the task says. ``threads`` is part of the recipe because the order of floating-point sums
-    depends on it.
+    linearly. ``batch_size`` 0 is the full batch. ``loss`` is the mean over samples of the cross-entropy, of
+    ½‖z − onehot‖² (*squared*), or of the cross-entropy of StableMax (arXiv 2501.04697); for completion it is
+    ½ Σ (ŷ − y)² over the observed entries, for regression that sum or its mean, as the task says. ``threads`` is part
+    of the recipe because the order of floating-point sums depends on it.
 
     ``until`` ends the run before its ``steps`` are over: ``"accuracy.test >= 0.9"`` is a scalar of the run, ``>=``
     or ``<=``, and a level; the run ends at the evaluation at which that has held ``until_hold`` times in a row.
@@ -53,7 +53,7 @@ class TrainSettings:
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-8
     momentum: float = 0.0
-    loss: Literal["cross-entropy", "squared"] = "cross-entropy"
+    loss: Literal["cross-entropy", "squared", "stablemax"] = "cross-entropy"
     dtype: Literal["float32", "float64"] = "float32"
     warmup: int = 0
     batch_size: int = 0
@@ -280,9 +280,9 @@ def _check(recipe: Recipe, where: str) -> None:
             f"train.momentum = {train.momentum}, expected 0 for both (or 'sgd')"
         )
     task_name = recipe.task.name
-    if train.loss == "cross-entropy" and task_name in ("completion", "regression"):
+    if train.loss != "squared" and task_name in ("completion", "regression"):
         raise GrokscopeError(
-            f"reading {where}: train.loss 'cross-entropy' was given for task.name {task_name!r}, expected 'squared'"
+            f"reading {where}: train.loss {train.loss!r} was given for task.name {task_name!r}, expected 'squared'"
         )
     if train.batch_size and task_name in ("completion", "regression"):
         raise GrokscopeError(

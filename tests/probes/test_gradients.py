@@ -117,7 +117,15 @@ def half_squared(logits: Tensor, targets: Tensor) -> Tensor:
     return 0.5 * (logits - one_hot(targets, logits.shape[1])).square().sum(1).mean()
 
 
-@pytest.mark.parametrize("loss", ["cross-entropy", "squared"])
+def of_stablemax(logits: Tensor, targets: Tensor) -> Tensor:
+    s = torch.where(logits >= 0, logits + 1, 1 / (1 - logits))
+    return cross_entropy(s.log(), targets)
+
+
+LOSSES = {"cross-entropy": cross_entropy, "squared": half_squared, "stablemax": of_stablemax}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize(
     "settings",
     [
@@ -131,7 +139,7 @@ def test_block_gradients_are_those_of_a_plain_forward(make_run, settings, loss):
     saves = random_saves(settings, 2)
     run = trained_with(make_run(settings, TASK, saves), loss=loss, weight_decay=0.7)
     record = measured(run)
-    criterion = cross_entropy if loss == "cross-entropy" else half_squared
+    criterion = LOSSES[loss]
     for index, params in enumerate(saves):
         grads = plain_gradients(run, params, lambda q, x: plain(settings, q, x), criterion)
         for block, names in run.model.blocks.items():
@@ -291,7 +299,7 @@ def test_transformers_keep_what_is_exact_in_the_account(make_run, settings, reas
     assert record.notes["head_equality"]["largest_relative_difference"] < 1e-10
 
 
-@pytest.mark.parametrize("loss", ["cross-entropy", "squared"])
+@pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize(
     "settings",
     [
@@ -301,11 +309,11 @@ def test_transformers_keep_what_is_exact_in_the_account(make_run, settings, reas
         TransformerSettings(d_model=4, n_heads=2, d_mlp=6, biases=True, d_vocab_out=7),
     ],
 )
-def test_cancellation_sample_by_sample_for_both_losses(make_run, settings, loss):
+def test_cancellation_sample_by_sample_for_every_loss(make_run, settings, loss):
     saves = random_saves(settings, 2)
     run = trained_with(make_run(settings, TASK, saves), loss=loss, weight_decay=0.0)
     record = measured(run)
-    criterion = cross_entropy if loss == "cross-entropy" else half_squared
+    criterion = LOSSES[loss]
     mask = run.task.train_mask
     for index, params in enumerate(saves):
         norms = {block: [] for block in run.model.blocks}

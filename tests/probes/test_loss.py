@@ -84,6 +84,15 @@ def test_squared_loss_is_half_the_distance_to_one_hot(make_run, task):
     assert probe(run, only=["loss"])["loss.test"][0] == 0.5
 
 
+def test_the_loss_of_stablemax_is_that_of_its_probabilities(make_run, task):
+    run = make_run(lookup_settings(P), ModularSettings(p=P, train_fraction=0.4), [memoriser(task)])
+    run.manifest["config"]["train"] = {"loss": "stablemax"}
+    found, logits = probe(run, only=["loss"])["loss.test"][0], run.logits(run.params(0))
+    s = torch.where(logits >= 0, logits + 1, 1 / (1 - logits))
+    right = s[torch.arange(len(s)), task.targets] / s.sum(1)
+    assert found == pytest.approx(float(-right[~task.train_mask].log().mean()))
+
+
 def test_every_declared_quantity_is_recorded_or_absent_with_a_reason(make_run, task):
     record = measured(make_run, task, [memoriser(task)])
     from grokscope.probes.loss import QUANTITIES

@@ -32,6 +32,9 @@ def objective(
     logits = model.forward(params, inputs)
     if settings.loss == "cross-entropy":
         return cross_entropy(logits, targets)
+    if settings.loss == "stablemax":
+        s = torch.where(logits >= 0, logits + 1, 1 / (1 - logits))
+        return -(s / s.sum(1, keepdim=True))[torch.arange(len(s)), targets].log().mean()
     return 0.5 * (logits - one_hot(targets, logits.shape[-1])).square().sum(-1).mean()
 
 
@@ -55,6 +58,8 @@ def recipes() -> dict[str, Recipe]:
     return {
         "mlp": mlp(),
         "mlp squared": mlp("train.loss=squared"),
+        "mlp stablemax": mlp("train.loss=stablemax"),
+        "transformer stablemax": transformer("train.loss=stablemax", "intervene.temperature=0.5"),
         "mlp two layers": mlp("model.hidden=[12,9]"),
         "mlp sum": mlp("model.combine=sum", "model.activation=gelu"),
         "transformer": transformer(),
@@ -103,7 +108,14 @@ def test_a_batch_is_the_objective_of_its_rows_and_the_mean_of_single_ones(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["mlp", "mlp sum", "transformer", "completion", *(name for name in recipes() if "regression" in name)],
+    [
+        "mlp",
+        "mlp stablemax",
+        "mlp sum",
+        "transformer",
+        "completion",
+        *(name for name in recipes() if "regression" in name),
+    ],
 )
 def test_runs_on_a_leading_axis_have_the_gradients_they_have_alone(name):
     recipe = recipes()[name]
