@@ -166,6 +166,14 @@ class Model(abc.ABC):
     def from_z(self, params: Params, z: Tensor) -> Tensor:
         """(N, C) logits from the combined input, by the model's ordinary computation."""
 
+    def embedded(self, params: Params, inputs: Tensor) -> Tensor | Absent:
+        """(N, dim): the input in the space in which it can be moved: features, or embedded operands in a row."""
+        return self.combined(params, inputs)
+
+    def from_embedded(self, params: Params, x: Tensor) -> Tensor:
+        """(N, C) logits from :meth:`embedded`, where that is not absent."""
+        return self.from_z(params, x)
+
     @abc.abstractmethod
     def gated(self, params: Params) -> GatedForm | Absent:
         """The gated form from z to the logits, where the network has one."""

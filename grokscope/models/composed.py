@@ -145,6 +145,9 @@ class Composed(Model):
     def _unflattened(self, z: Tensor) -> Tensor:
         return z.unflatten(-1, (len(self.layout.read), self.settings.d_model))
 
+    def embedded(self, params: Params, inputs: Tensor) -> Absent:
+        return Absent("the positions of a composed transformer are not laid out as one input")
+
     def from_z(self, params: Params, z: Tensor) -> Tensor:
         return self._logits(params, self._unflattened(z))
 

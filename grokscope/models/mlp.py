@@ -290,15 +290,30 @@ class MLP(Model):
     def neuron_bias(self, params: Params) -> Tensor | None:
         return params.get("hidden.1.b") if len(self.settings.hidden) == 1 else None
 
-    def combined(self, params: Params, inputs: Tensor) -> Tensor:
+    def _pair(self, params: Params, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, d) each: the two operands, embedded or one-hot."""
         if self.one_hot:
             dtype = params["hidden.1.W"].dtype
             rows = zip(inputs.unbind(1), self._first_rows, strict=True)
             left, right = (one_hot(x + first, self._vocab).to(dtype) for x, first in rows)
-        else:
-            first, second = self._operands(params)
-            left, right = rows_of(inputs[:, 0], first), rows_of(inputs[:, 1], second)
+            return left, right
+        first, second = self._operands(params)
+        return rows_of(inputs[:, 0], first), rows_of(inputs[:, 1], second)
+
+    def combined(self, params: Params, inputs: Tensor) -> Tensor:
+        left, right = self._pair(params, inputs)
         return torch.cat([left, right], dim=-1) if self.combine == "concatenation" else left + right
+
+    def embedded(self, params: Params, inputs: Tensor) -> Tensor:
+        if self.combine == "concatenation":
+            return self.combined(params, inputs)
+        return torch.cat(self._pair(params, inputs), dim=-1)
+
+    def from_embedded(self, params: Params, x: Tensor) -> Tensor:
+        if self.combine == "concatenation":
+            return self.from_z(params, x)
+        left, right = x.chunk(2, dim=-1)
+        return self.from_z(params, left + right)
 
     def from_z(self, params: Params, z: Tensor) -> Tensor:
         pre = z @ params["hidden.1.W"]

@@ -255,6 +255,20 @@ class Transformer(Model):
     def combined(self, params: Params, inputs: Tensor) -> Tensor:
         return self._attended(params, *self._mix(params, inputs[:, 0], inputs[:, 1]))
 
+    def embedded(self, params: Params, inputs: Tensor) -> Tensor:
+        """(N, 3d): the residual stream before attention, a, b and "=" in a row."""
+        table, position = params["embed.W_E"], params["pos_embed.W_pos"]
+        last = torch.full((len(inputs), 1), self.n_tokens or 0, device=inputs.device)
+        return (rows_of(torch.cat([inputs, last], dim=1), table) + position).flatten(1)
+
+    def from_embedded(self, params: Params, x: Tensor) -> Tensor:
+        stream = x.unflatten(-1, (3, self.settings.d_model))
+        y = self._norm(params, "blocks.0.ln1", stream)
+        query, key, value = (self._project(params, y, which) for which in "QKV")  # (N, 3, H, k)
+        scores = (key * query[:, -1:]).sum(-1) * self.d_head**-0.5
+        mixed = (torch.softmax(scores, dim=1)[..., None] * value).sum(1)
+        return self.from_z(params, self._attended(params, mixed.flatten(1), stream[:, -1]))
+
     def head_input(self, params: Params, inputs: Tensor) -> Tensor:
         return self._final(params, self.combined(params, inputs))
 

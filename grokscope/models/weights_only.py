@@ -177,6 +177,9 @@ class WeightsOnly(Model):
     def combined(self, params: Params, inputs: Tensor) -> Tensor:
         raise self._unseen("combined input")
 
+    def embedded(self, params: Params, inputs: Tensor) -> Absent:
+        return self.no_anatomy or Absent("it is not known what lies between inputs and logits")
+
     def from_z(self, params: Params, z: Tensor) -> Tensor:
         raise self._unseen("combined input")
 
