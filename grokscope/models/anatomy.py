@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -174,6 +174,23 @@ class Model(abc.ABC):
         """(N, C) logits from :meth:`embedded`, where that is not absent."""
         return self.from_z(params, x)
 
+    def input_gradient(self, params: Params, inputs: Tensor, directions: Tensor) -> Tensor:
+        """(N, dim): J_xᵀv of every sample, J_x that of the logits in :meth:`embedded` and v its row of (N, C).
+
+        Differentiable in the parameters. This is the plain way, by differentiating twice; a network whose gates
+        are constant almost everywhere needs no second derivative.
+
+        Raises:
+            GrokscopeError: there is no embedded input.
+        """
+        with torch.enable_grad():
+            x = self.embedded(params, inputs)
+            if isinstance(x, Absent):
+                raise GrokscopeError(f"differentiating in the input: {x.reason}, expected an embedded input")
+            x = x if x.requires_grad else x.detach().requires_grad_()
+            (found,) = torch.autograd.grad(self.from_embedded(params, x), x, directions, create_graph=True)
+        return found
+
     @abc.abstractmethod
     def gated(self, params: Params) -> GatedForm | Absent:
         """The gated form from z to the logits, where the network has one."""
@@ -235,6 +252,16 @@ class Model(abc.ABC):
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name → shape of every tensor."""
         return {part.name: part.shape for part in self.parts}
+
+
+def through_gates(
+    weights: Sequence[Tensor], head: Tensor, gates: Sequence[Tensor], directions: Tensor
+) -> Tensor:
+    """(N, d_0): directions (N, C) back through the head (h, C) and through layers whose gates are given."""
+    found = directions @ head.mT
+    for weight, gate in zip(reversed(weights), reversed(gates), strict=True):
+        found = (found * gate) @ weight.mT
+    return found
 
 
 def checked_scale(what: str, scale: float) -> float:

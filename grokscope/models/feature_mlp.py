@@ -24,6 +24,7 @@ from grokscope.models.anatomy import (
     checked_scale,
     draw,
     scaled,
+    through_gates,
     why_no_gates,
 )
 
@@ -138,6 +139,18 @@ class FeatureMLP(Model):
 
     def combined(self, params: Params, inputs: Tensor) -> Tensor:
         return inputs
+
+    def input_gradient(self, params: Params, inputs: Tensor, directions: Tensor) -> Tensor:
+        if self.settings.activation != "relu":
+            return super().input_gradient(params, inputs, directions)
+        weights, gates = [params[f"hidden.{layer}.W"] for layer in self._layers], []
+        with torch.no_grad():
+            x = inputs
+            for layer in self._layers:
+                pre = self._layer(params, layer, x)
+                gates.append(pre > 0)
+                x = torch.relu(pre)
+        return through_gates(weights, self._read(params), gates, directions)
 
     def from_z(self, params: Params, z: Tensor) -> Tensor:
         return self.forward(params, z)

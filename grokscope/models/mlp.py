@@ -30,6 +30,7 @@ from grokscope.models.anatomy import (
     checked_scale,
     draw,
     scaled,
+    through_gates,
     why_no_gates,
 )
 from grokscope.models.mlp_blocks import first_layer, logit_blocks
@@ -314,6 +315,23 @@ class MLP(Model):
             return self.from_z(params, x)
         left, right = x.chunk(2, dim=-1)
         return self.from_z(params, left + right)
+
+    def input_gradient(self, params: Params, inputs: Tensor, directions: Tensor) -> Tensor:
+        if self.settings.activation != "relu":
+            return super().input_gradient(params, inputs, directions)
+        layers = range(1, len(self.settings.hidden) + 1)
+        weights = [params[f"hidden.{layer}.W"] for layer in layers]
+        with torch.no_grad():
+            table_a, table_b = self._tables(params)
+            pre = rows_of(inputs[:, 0], table_a) + rows_of(inputs[:, 1], table_b)
+            gates = [pre > 0]
+            for layer in layers[1:]:
+                pre = torch.relu(pre) @ params[f"hidden.{layer}.W"]
+                if self.settings.hidden_bias:
+                    pre = pre + params[f"hidden.{layer}.b"]
+                gates.append(pre > 0)
+        found = through_gates(weights, self._scaled(self._unembed(params)), gates, directions)
+        return found if self.combine == "concatenation" else torch.cat([found, found], dim=-1)
 
     def from_z(self, params: Params, z: Tensor) -> Tensor:
         pre = z @ params["hidden.1.W"]

@@ -36,4 +36,11 @@ def interventions(config: Mapping[str, Any]) -> list[str]:
                 if field == "decay" and factor == 0
                 else f"{word} of {name} × {float(factor):.4g}"
             )
+    if isinstance(penalty := table.get("jacobian"), Mapping):
+        said.append(f"Jacobian penalty {float(penalty.get('strength', 0.0)):.4g}")
+    if isinstance(chosen := table.get("filter"), Mapping):
+        said.append(_FILTERS.get(str(chosen.get("kind")), "gradient filtered"))
     return said
+
+
+_FILTERS = {"ema": "Grokfast (average)", "window": "Grokfast (window)", "orthogonal": "orthogonal gradient"}

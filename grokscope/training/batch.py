@@ -48,7 +48,7 @@ def together(recipe: Recipe, device: str) -> Any:
     linear nets gain.
     """
     _, model = recipe.build()
-    if recipe.train.batch_size or not model.stacks:
+    if recipe.train.batch_size or recipe.intervene.jacobian is not None or not model.stacks:
         return None
     if device != "cuda" and recipe.model.family != "deep-linear":
         return None

@@ -16,6 +16,7 @@ from torch import Tensor
 from grokscope.errors import GrokscopeError
 from grokscope.models import Model, named_tensors, tensor_factors
 from grokscope.training.gradient_filters import FilterSettings, filter_ranges
+from grokscope.training.jacobian_penalty import JacobianSettings, check_penalty
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class InterveneSettings:
     ``frozen`` tensors keep their initial values. ``lr`` and ``decay`` are factors, by tensors as above, on
     ``train.lr`` and ``train.weight_decay``: ``decay = {biases = 0}`` decays matrices alone. A tensor that is named
     more than once takes the factor of the narrowest name: its own, then its block, then its kind. ``filter`` is
-    applied to the gradient before the optimiser sees it.
+    applied to the gradient before the optimiser sees it, ``jacobian`` is a penalty that is part of it.
     """
 
     clamp: ClampSettings | None = None
@@ -51,6 +52,7 @@ class InterveneSettings:
     lr: dict[str, float] = field(default_factory=dict)
     decay: dict[str, float] = field(default_factory=dict)
     filter: FilterSettings | None = None
+    jacobian: JacobianSettings | None = None
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,8 @@ def check_interventions(settings: InterveneSettings, model: Model, where: str) -
             ("clamp.start", clamp.start, clamp.start >= 1, "at least 1"),
             ("clamp.tensors", list(clamp.tensors), bool(clamp.tensors), "at least one name"),
         ]
+    if settings.jacobian is not None:
+        check_penalty(settings.jacobian, model, where)
     if settings.filter is not None:
         ranges += filter_ranges(settings.filter)
     for name, value, fine, expected in ranges:

@@ -22,6 +22,7 @@ from grokscope.training.gradient import TrainingGradient
 from grokscope.training.gradient_filters import AVERAGE, WINDOW, GradientFilter
 from grokscope.training.interrupts import deferred_interrupt
 from grokscope.training.intervene import NormClamp, parameter_spans
+from grokscope.training.jacobian_penalty import JacobianPenalty
 from grokscope.training.machine import process_settings
 from grokscope.training.onset import OnsetWatch
 from grokscope.training.optimizers import FlatParameters, Optimizer, learning_rate
@@ -159,6 +160,14 @@ class Session:
         """Of the training objective, on the device."""
         dtype = self.flat.vector.dtype
         return TrainingGradient(self.task, self.model, self.recipe.train, self.device, dtype)
+
+    @cached_property
+    def penalty(self) -> JacobianPenalty | None:
+        """On the Jacobian, where the recipe has one."""
+        settings = self.recipe.intervene.jacobian
+        if settings is None:
+            return None
+        return JacobianPenalty(settings, self.model, self.gradient.inputs, self.recipe.seed)
 
     def run(self) -> Outcome:
         """Train to the end, or to an interruption."""
@@ -398,7 +407,12 @@ class Session:
         return found
 
     def _update(self, step: int) -> None:
-        self.flat.take(self.gradient(self.flat.params, self._batch(step)))
+        rows = self._batch(step)
+        gradient = self.gradient(self.flat.params, rows)
+        if self.penalty is not None:
+            more = self.penalty(self.flat.params, step, rows)
+            gradient = {name: value + more[name] for name, value in gradient.items()}
+        self.flat.take(gradient)
         self.optimizer.update(step)
 
     def _batch(self, step: int) -> torch.Tensor | None:
