@@ -14,6 +14,7 @@ from grokscope.probes import Quantity, Record, registered
 from grokscope.probes.clock_readings import FRACTIONS, QUANTITIES, read_clocks
 from grokscope.probes.stepwise import random_params
 from grokscope.runs import build_from_config
+from tests.probes.formulas.alignment import ALIGNMENT
 from tests.probes.formulas.gradients import GRADIENTS
 from tests.probes.formulas.loss import LOSS, NORMS
 from tests.probes.formulas.maps import FOURIER, SPECTRA
@@ -185,7 +186,7 @@ CLOCKS = [
     ),
 ]  # fmt: skip
 
-ROWS = [*LOSS, *NORMS, *FOURIER, *SPECTRA, *REGIONS, *GRADIENTS, *CLOCKS]
+ROWS = [*LOSS, *NORMS, *FOURIER, *SPECTRA, *REGIONS, *GRADIENTS, *ALIGNMENT, *CLOCKS]
 # formulas of the same form as one of the table, or whose values other tests compute by hand
 LIKE = {
     "loss.test": ("loss.train", "test"),
