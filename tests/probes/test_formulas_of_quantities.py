@@ -16,6 +16,7 @@ from grokscope.probes.stepwise import random_params
 from grokscope.runs import build_from_config
 from tests.probes.formulas.gradients import GRADIENTS
 from tests.probes.formulas.loss import LOSS, NORMS
+from tests.probes.formulas.manifold import MANIFOLD
 from tests.probes.formulas.maps import FOURIER, SPECTRA
 from tests.probes.formulas.regions import REGIONS
 from tests.probes.formulas.rows import Rng, Row
@@ -185,7 +186,7 @@ CLOCKS = [
     ),
 ]  # fmt: skip
 
-ROWS = [*LOSS, *NORMS, *FOURIER, *SPECTRA, *REGIONS, *GRADIENTS, *CLOCKS]
+ROWS = [*LOSS, *NORMS, *FOURIER, *SPECTRA, *REGIONS, *GRADIENTS, *MANIFOLD, *CLOCKS]
 # formulas of the same form as one of the table, or whose values other tests compute by hand
 LIKE = {
     "loss.test": ("loss.train", "test"),
