@@ -142,12 +142,16 @@ def drift_rows(readings: Sequence[Reading], words: str) -> tuple[list[Row], list
 
 
 def junction_rows(readings: Sequence[Reading], words: str) -> list[Row]:
-    """Time of the junction on −ln λ: its slope, and the power of 1/λ that it would have."""
+    """Time of the junction on −ln λ at the two smallest decays: its slope, and the power of 1/λ that it would have.
+
+    At a large decay the junction lies at the very beginning, where nothing has relaxed yet.
+    """
     powers, slopes = [], []
+    last = decays_of(readings)[-2:]
     for seed in sorted({one.seed for one in readings}):
-        group = [one for one in readings if one.seed == seed and one.decay > 0]
+        group = [one for one in readings if one.seed == seed and one.decay in last]
         ends = [(one.decay, one.junction_times) for one in group]
-        known = [(decay, end) for decay, end in ends if end is not None]
+        known = [(decay, end) for decay, end in ends if end is not None and end[1] > 0]
         if len(known) < len(group) or len(known) < 2:
             continue
         logs = np.array([-math.log(decay) for decay, _ in known])
@@ -158,7 +162,8 @@ def junction_rows(readings: Sequence[Reading], words: str) -> list[Row]:
         return []
     limits = (min(powers), max(powers))
     return [Row(
-        f"{words}: power of 1/λ in the time of the junction", f"0: {predicted(1)}", float(np.median(powers)), limits,
+        f"{words}: power of 1/λ in the time of the junction, decays {last[0]:g} and {last[-1]:g}",
+        f"0: {predicted(1)}", float(np.median(powers)), limits,
         _verdict(limits[1] < LOGARITHMIC, limits[0] >= LOGARITHMIC),
         f"slope on −ln λ {np.median(slopes):.3g} ({min(slopes):.3g} to {max(slopes):.3g}) in Σ lr; median and range "
         f"over {len(powers)} seeds; agrees: under {LOGARITHMIC:g} for all, where a time of order 1/λ has 1",
