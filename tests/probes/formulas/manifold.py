@@ -44,11 +44,11 @@ def plain_speed(w: Any, after: Any, tangent: Any, rates: Any) -> float:
     left = 1.0
     for rate in rates:
         left *= 1 - rate * LAMBDA
-    return np.linalg.norm(after - w) / (np.linalg.norm(tangent) * (1 - left))
+    return float(np.linalg.norm(after - w) / (np.linalg.norm(tangent) * (1 - left)))
 
 
 def plain_cosine(motion: Any, tangent: Any) -> float:
-    return float(motion @ tangent) / (np.linalg.norm(motion) * np.linalg.norm(tangent))
+    return float(motion @ tangent / (np.linalg.norm(motion) * np.linalg.norm(tangent)))
 
 
 def flat_norm(*values: Any) -> float:
