@@ -129,6 +129,13 @@ def test_ends_and_ranks(lawful):
     rows, findings = end_rows(lawful, "words")
     assert one_row(rows).verdict == "agrees"
     assert len(findings) == 3
+    reached = [replace(one, experiment="diagonal", ends={"least l1": 10 * one.decay}) for one in lawful]
+    rows, findings = end_rows(reached, "words")
+    assert [row.verdict for row in rows] == ["agrees", "agrees"]
+    assert rows[1].ours == pytest.approx(1e-4)
+    assert [finding.ours for finding in findings if "least l1" in finding.quantity] == [0.01, 0.001]
+    elsewhere = [replace(one, ends={"least l1": 0.4}) for one in reached]
+    assert [row.verdict for row in end_rows(elsewhere, "words")[0]] == ["agrees", "differs"]
     stuck = [replace(one, tangent_share=(0.7, 0.4)) for one in lawful]
     assert one_row(end_rows(stuck, "words")[0]).verdict == "differs"
     assert rank_finding(lawful, "words").ours == "9 of 9"
