@@ -20,12 +20,13 @@ Groups = Mapping[str, Sequence[Reading]]
 
 def phases_figure(groups: Groups) -> Drawing:
     """‖P w‖ over t and over λt, every decay, one seed."""
+    every = [*decays_of([one for group in groups.values() for one in group]), 0.0]
 
     def draw(figure: Figure) -> None:
         panels = np.atleast_2d(figure.subplots(2, len(groups), squeeze=False, sharey="col"))
         for column, (words, readings) in enumerate(groups.items()):
             first = min(one.seed for one in readings)
-            for place, decay in enumerate([*decays_of(readings), 0.0]):
+            for place, decay in enumerate(every):
                 for one in readings:
                     if (one.seed, one.decay) != (first, decay) or len(one.times) < 2:
                         continue
@@ -44,7 +45,9 @@ def phases_figure(groups: Groups) -> Drawing:
                 panels[row, column].set_xscale("log")
         for row in range(2):
             panels[row, 0].set_ylabel("‖P w‖")
-        legend(panels[0, -1])
+        # the experiment that was run at the most decays has a line of each
+        fullest = int(np.argmax([len(panels[0, column].get_lines()) for column in range(len(groups))]))
+        figure.legend(*panels[0, fullest].get_legend_handles_labels(), loc="outside right upper")
 
     caption = (
         "Norm of the weights' part along the manifold of interpolators, one seed. Above: over time, where the curves "
@@ -71,7 +74,7 @@ def junction_figure(groups: Groups) -> Drawing:
                     axes.plot(x, one.exact[1], "_", color=INK, markersize=9)
         axes.set_xlabel("−ln λ")
         axes.set_ylabel("junction, Σ lr")
-        axes.set_yscale("log")
+        axes.set_ylim(bottom=0)
         legend(axes)
 
     caption = (
