@@ -36,8 +36,8 @@ MODELS = {
         'model={family="mlp", d_embed=4, hidden=[7]}',
     ),
     "transformer": (
-        'task={name="modular", p=5, train_fraction=0.6}',
-        'model={family="transformer", d_model=8, n_heads=2, d_mlp=12}',
+        'task={name="modular", p=3, train_fraction=0.6}',
+        'model={family="transformer", d_model=4, n_heads=2, d_mlp=6}',
     ),
 }
 
