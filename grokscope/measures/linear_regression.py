@@ -27,6 +27,7 @@ Order = Literal["before", "after"]
 """Whether decay is applied before or after the step of the gradient, which is at the undecayed weights in both."""
 
 _SCAN = 4000
+_TINY = 1e-150
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,15 +115,19 @@ class LinearRegression:
         if not self.decay > 0:
             raise ValueError(f"junction: got decay={self.decay}, expected one above 0")
 
+        def ratio_less_one(times: ArrayLike) -> Array:
+            path = self.flow(start, times)
+            above = np.linalg.norm(self.gradient(path), axis=1)
+            below = self.decay * np.linalg.norm(path, axis=1)
+            return (above - below) / np.maximum(below, _TINY)
+
         def over(time: float) -> float:
-            w = self.flow(start, [time])[0]
-            above, below = float(np.linalg.norm(self.gradient(w))), self.decay * float(np.linalg.norm(w))
-            return (above - below) / max(below, math.ulp(0.0))
+            return float(ratio_less_one([time])[0])
 
         grid = np.concatenate(
             [[0.0], np.geomspace(1e-4 / float((self.scales + self.decay).max()), 40 / self.decay, _SCAN)]
         )
-        values = np.array([over(time) for time in grid])
+        values = ratio_less_one(grid)
         for first in np.flatnonzero((values < 0) & np.concatenate([[True], values[:-1] >= 0])):
             back = np.flatnonzero(values[first:] >= 0)
             last = first + int(back[0]) if len(back) else len(grid)

@@ -27,12 +27,14 @@ __all__ = [
     "Junction",
     "KernelProjection",
     "RankConstancy",
+    "decayed_share",
     "drift_between",
     "drift_factor",
     "instantaneous_drift",
     "junction",
     "kernel_projection",
     "kernel_projection_lsmr",
+    "motion_against",
     "rank_constancy",
 ]
 
@@ -178,10 +180,8 @@ def _norm_of(product: Callable[[Array], Array], transposed: Callable[[Array], Ar
     return size
 
 
-def drift_factor(rates: ArrayLike, decay: float) -> float:
-    """(1 − Π(1 − ηλ)) / (λ Σ η): how far m discrete updates shrink a vector, over m times the first of them.
-
-    For equal rates (1 − (1 − ηλ)^m)/(mηλ). It tends to 1 as mηλ does to 0, where it is 1.
+def decayed_share(rates: ArrayLike, decay: float) -> float:
+    """1 − Π(1 − ηλ): the share of a vector that m updates of decay alone take away.
 
     Args:
         rates: (m,) learning rates of the updates between two saves.
@@ -193,11 +193,21 @@ def drift_factor(rates: ArrayLike, decay: float) -> float:
     eta = np.atleast_1d(np.asarray(rates, dtype=np.float64))
     if eta.ndim != 1 or not eta.size or not np.all(eta > 0) or not decay >= 0 or not np.all(eta * decay < 1):
         raise ValueError(
-            f"drift_factor: got {eta.size} rates from {eta.min(initial=math.inf)} and decay={decay}, expected positive "
-            "rates and a decay of at least 0 that takes less than all away in one step"
+            f"decayed_share: got {eta.size} rates from {eta.min(initial=math.inf)} and decay={decay}, expected "
+            "positive rates and a decay of at least 0 that takes less than all away in one step"
         )
-    total = float(eta.sum()) * decay
-    return -math.expm1(float(np.log1p(-eta * decay).sum())) / total if total > 0 else 1.0
+    return -math.expm1(float(np.log1p(-eta * decay).sum()))
+
+
+def drift_factor(rates: ArrayLike, decay: float) -> float:
+    """(1 − Π(1 − ηλ)) / (λ Σ η): how far m discrete updates shrink a vector, over m times the first of them.
+
+    For equal rates (1 − (1 − ηλ)^m)/(mηλ). It tends to 1 as mηλ does to 0, where it is 1. Arguments and errors are
+    those of `decayed_share`.
+    """
+    share = decayed_share(rates, decay)
+    total = float(np.sum(np.asarray(rates, dtype=np.float64))) * decay
+    return share / total if total > 0 else 1.0
 
 
 @dataclass(frozen=True)
@@ -213,13 +223,35 @@ class Drift:
     speed: float
 
 
+def motion_against(motion: ArrayLike, direction: ArrayLike) -> Drift:
+    """Cosine between ``motion`` (P,) and −``direction`` (P,), and the length of the first over that of the second.
+
+    Raises:
+        ValueError: shapes that differ, or a vector of length 0.
+    """
+    moved, towards = _vector("motion_against", motion), _vector("motion_against", direction)
+    if moved.shape != towards.shape:
+        raise ValueError(
+            f"motion_against: got {moved.size} and {towards.size} entries, expected equal shapes"
+        )
+    length, expected = float(np.linalg.norm(moved)), float(np.linalg.norm(towards))
+    if not expected > 0:
+        raise ValueError(
+            "motion_against: got a direction of length 0, expected a decay and a kernel part above 0"
+        )
+    if not length > 0:
+        raise ValueError("motion_against: got a motion of length 0, expected weights that move")
+    cosine = -float((moved / length) @ (towards / expected))
+    return Drift(min(1.0, max(-1.0, cosine)), length / expected)
+
+
 def drift_between(
     before: ArrayLike, after: ArrayLike, tangent: ArrayLike, rates: ArrayLike, decay: float
 ) -> Drift:
     """The motion between two saves against −λ P w at the first of them, over the time Σ η of its updates.
 
-    The speed is divided by `drift_factor`, so that a vector that only decays has speed 1 whatever the spacing of the
-    saves.
+    The speed ‖Δw/Ση‖ / (λ‖P w‖) is divided by `drift_factor`, so that a vector that only decays has speed 1 whatever
+    the spacing of the saves: it is ‖Δw‖ over ‖P w‖ times `decayed_share`.
 
     Args:
         before, after: (P,) weights of the two saves.
@@ -228,19 +260,14 @@ def drift_between(
         decay: λ, above 0.
 
     Raises:
-        ValueError: shapes that differ, a decay of 0, weights that did not move, a P w of 0, or what `drift_factor`
+        ValueError: shapes that differ, a decay of 0, weights that did not move, a P w of 0, or what `decayed_share`
             refuses.
     """
     start, end = _vector("drift_between", before), _vector("drift_between", after)
+    if start.shape != end.shape:
+        raise ValueError(f"drift_between: got {start.size} and {end.size} entries, expected equal shapes")
     kernel = _vector("drift_between", tangent)
-    if not start.shape == end.shape == kernel.shape:
-        raise ValueError(
-            f"drift_between: got {start.size}, {end.size} and {kernel.size} entries, expected equal shapes"
-        )
-    time = float(np.sum(np.asarray(rates, dtype=np.float64)))
-    factor = drift_factor(rates, decay)
-    found = _against("drift_between", (end - start) / time, kernel, decay)
-    return Drift(found.cosine, found.speed / factor)
+    return motion_against(end - start, decayed_share(rates, decay) * kernel)
 
 
 def instantaneous_drift(weights: ArrayLike, gradient: ArrayLike, tangent: ArrayLike, decay: float) -> Drift:
@@ -254,22 +281,9 @@ def instantaneous_drift(weights: ArrayLike, gradient: ArrayLike, tangent: ArrayL
         ValueError: shapes that differ, a decay of 0, a point that stands still, or a P w of 0.
     """
     w, grad = _vector("instantaneous_drift", weights), _vector("instantaneous_drift", gradient)
-    kernel = _vector("instantaneous_drift", tangent)
-    if not w.shape == grad.shape == kernel.shape:
-        raise ValueError(
-            f"instantaneous_drift: got {w.size}, {grad.size} and {kernel.size} entries, expected equal shapes"
-        )
-    return _against("instantaneous_drift", -(grad + decay * w), kernel, decay)
-
-
-def _against(what: str, velocity: Array, tangent: Array, decay: float) -> Drift:
-    speed, expected = float(np.linalg.norm(velocity)), float(np.linalg.norm(tangent)) * decay
-    if not expected > 0:
-        raise ValueError(f"{what}: got lambda |P w| = {expected}, expected a decay and a kernel part above 0")
-    if not speed > 0:
-        raise ValueError(f"{what}: got a motion of length 0, expected weights that move")
-    cosine = -float((velocity / speed) @ (tangent * (decay / expected)))
-    return Drift(min(1.0, max(-1.0, cosine)), speed / expected)
+    if w.shape != grad.shape:
+        raise ValueError(f"instantaneous_drift: got {w.size} and {grad.size} entries, expected equal shapes")
+    return motion_against(-(grad + decay * w), decay * _vector("instantaneous_drift", tangent))
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from grokscope.runs import Run
     caveat="An event is the interval between the last evaluation below its level and the first of three that "
     "hold it; nothing finer than the evaluations is claimed. Order is stated only where intervals do not "
     "overlap. Levels of one trajectory are correlated, so the intervals of clock slopes are too narrow.",
-    after=("loss", "norms", "fourier", "spectra", "regions", "gradients"),
+    after=("loss", "norms", "fourier", "spectra", "regions", "gradients", "manifold"),
 )
 def clocks(run: Run, record: Record) -> None:
     """Events as step intervals, the two clocks, the order of onsets, and the verdict."""

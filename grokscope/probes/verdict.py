@@ -147,7 +147,9 @@ def _sentence(run: Run, record: Record, dense: Mapping[str, Series], state: Stat
     fit, grok = record.events["fit"], record.events[event]
     if accuracy in dense and len(dense[accuracy][0]) < Thresholds().q:
         return " ".join(part for part in (_few_saves(record, accuracy), _structure(record)) if part)
-    what = "hidden entries" if run.task.levels.quantity == "error" else "test pairs"
+    what = "test pairs"
+    if run.task.levels.quantity == "error":
+        what = "hidden entries" if run.task.rank is not None else "test samples"
     what = "unmirrored test pairs" if event == "grok_unmirrored" else what
     if fit.by is None:
         text = f"Not fitted: training did not hold its level ({span(fit)})."

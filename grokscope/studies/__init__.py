@@ -8,12 +8,14 @@ from grokscope.errors import GrokscopeError, nearest
 from grokscope.studies.delay_law import run_delay_law
 from grokscope.studies.logit_scale import run_logit_scale
 from grokscope.studies.result import Finding, Row, StudyResult, write_result
+from grokscope.studies.riemannian import run_riemannian
 from grokscope.studies.sweep import Bench, Scale, TrainRuns
 from grokscope.studies.two_clocks import run_two_clocks
 
 STUDIES: dict[str, Callable[[Bench], StudyResult]] = {
     "delay-law": run_delay_law,
     "logit-scale": run_logit_scale,
+    "riemannian": run_riemannian,
     "two-clocks": run_two_clocks,
 }
 """Name → what trains the runs that are missing, reads all of them and compares."""

@@ -9,12 +9,14 @@ import pytest
 
 from grokscope.measures.crossings import Crossing
 from grokscope.measures.manifold import (
+    decayed_share,
     drift_between,
     drift_factor,
     instantaneous_drift,
     junction,
     kernel_projection,
     kernel_projection_lsmr,
+    motion_against,
     rank_constancy,
 )
 
@@ -153,7 +155,7 @@ def test_the_drift_factor_is_that_of_every_update():
 
 @pytest.mark.parametrize(("rates", "decay"), [([], 0.1), ([0.0], 0.1), ([0.1], -1.0), ([2.0], 0.5)])
 def test_the_drift_factor_refuses(rates, decay):
-    with pytest.raises(ValueError, match="drift_factor: got"):
+    with pytest.raises(ValueError, match="decayed_share: got"):
         drift_factor(rates, decay)
 
 
@@ -191,9 +193,9 @@ def test_the_instantaneous_drift_of_a_vector():
 
 def test_drifts_refuse_what_is_not_defined():
     one = np.ones(2)
-    with pytest.raises(ValueError, match=r"lambda \|P w\| = 0"):
+    with pytest.raises(ValueError, match="direction of length 0"):
         drift_between(one, 0.9 * one, one, [0.1], 0.0)
-    with pytest.raises(ValueError, match=r"lambda \|P w\| = 0"):
+    with pytest.raises(ValueError, match="direction of length 0"):
         instantaneous_drift(one, one, 0 * one, 0.1)
     with pytest.raises(ValueError, match="motion of length 0"):
         drift_between(one, one, one, [0.1], 0.1)
@@ -201,6 +203,19 @@ def test_drifts_refuse_what_is_not_defined():
         drift_between(one, one, np.ones(3), [0.1], 0.1)
     with pytest.raises(ValueError, match="equal shapes"):
         instantaneous_drift(one, np.ones(3), one, 0.1)
+
+
+def test_a_motion_against_a_direction():
+    found = motion_against([0.0, -3.0], [4.0, 4.0])
+    assert found.cosine == pytest.approx(math.sqrt(0.5))
+    assert found.speed == pytest.approx(3 / math.sqrt(32))
+    with pytest.raises(ValueError, match="equal shapes"):
+        motion_against(np.ones(2), np.ones(3))
+
+
+def test_what_decay_takes_away():
+    assert decayed_share([0.1, 0.2], 0.5) == pytest.approx(1 - 0.95 * 0.9, rel=1e-14)
+    assert decayed_share(0.1, 0.0) == 0.0
 
 
 def test_the_junction_is_the_first_drop():

@@ -25,9 +25,8 @@ def test_against_a_plain_loop(name, random_params, same_gradients):
 
     def plain(leaves):
         u, v = leaves["layer.1.u"][:, 0], leaves["layer.2.v"][:, 0]
-        return torch.stack([model.output_scale * sum(row[i] * u[i] * v[i] for i in range(6)) for row in x])[
-            :, None
-        ]
+        rows = [torch.stack([row[i] * u[i] * v[i] for i in range(6)]).sum() for row in x]
+        return model.output_scale * torch.stack(rows)[:, None]
 
     same_gradients(random_params(model), lambda leaves: model.forward(leaves, x), plain)
 

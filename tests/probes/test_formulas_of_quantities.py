@@ -17,6 +17,7 @@ from grokscope.runs import build_from_config
 from tests.probes.formulas.alignment import ALIGNMENT
 from tests.probes.formulas.gradients import GRADIENTS
 from tests.probes.formulas.loss import LOSS, NORMS
+from tests.probes.formulas.manifold import MANIFOLD
 from tests.probes.formulas.maps import FOURIER, SPECTRA
 from tests.probes.formulas.regions import REGIONS
 from tests.probes.formulas.rows import Rng, Row
@@ -186,7 +187,7 @@ CLOCKS = [
     ),
 ]  # fmt: skip
 
-ROWS = [*LOSS, *NORMS, *FOURIER, *SPECTRA, *REGIONS, *GRADIENTS, *ALIGNMENT, *CLOCKS]
+ROWS = [*LOSS, *NORMS, *FOURIER, *SPECTRA, *REGIONS, *GRADIENTS, *MANIFOLD, *ALIGNMENT, *CLOCKS]
 # formulas of the same form as one of the table, or whose values other tests compute by hand
 LIKE = {
     "loss.test": ("loss.train", "test"),

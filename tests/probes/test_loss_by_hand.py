@@ -30,7 +30,7 @@ OPERATIONS: dict[str, tuple[Callable[[int, int], int], list[Map], list[Map]]] = 
 def trained(directory: Path, task: dict, **settings: object) -> Run:
     """A short run in float64 that has learned something and is wrong about much."""
     table = {
-        "task": {"train_fraction": 0.5, **task},
+        "task": task if task["name"] == "regression" else {"train_fraction": 0.5, **task},
         "model": {"family": "mlp", "d_embed": 5, "hidden": [9]},
         "train": {"steps": 30, "lr": 0.02, "dtype": "float64"},
         "save": {"schedule": ["0:end:15"]},
@@ -131,3 +131,28 @@ def test_errors_of_a_completion(tmp_path):
         whole = 0.5 * ((product - target) ** 2).sum()
         assert row(record, "loss.all", index) == pytest.approx(whole, rel=1e-12)
     assert "accuracy.train" in record.absent
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_errors_of_a_regression(tmp_path, reduction):
+    run = trained(
+        tmp_path / "run",
+        {"name": "regression", "d": 3, "train": 8, "test": 9, "loss": reduction},
+        model={"family": "deep-linear", "depth": 1},
+        save={"schedule": ["0:end:40"]},
+        train={"steps": 400, "lr": 0.05, "optimizer": "gd", "loss": "squared", "dtype": "float64"},
+    )
+    record = probe(run)
+    x, y = run.task.inputs.numpy(), run.task.targets[:, 0].numpy()
+    for index in range(len(run.steps)):
+        error = x @ run.params(index)["layer.1.W"][:, 0].numpy() - y
+        for subset, rows in (("train", slice(8)), ("test", slice(8, None)), ("all", slice(None))):
+            squared, count = sum(error[rows] ** 2), len(error[rows])
+            expected = 0.5 * squared / (count if reduction == "mean" else 1)
+            assert row(record, f"loss.{subset}", index) == pytest.approx(expected, rel=1e-11)
+            if subset != "all":
+                assert row(record, f"error.{subset}", index) == pytest.approx(
+                    squared / sum(y[rows] ** 2), rel=1e-11
+                )
+    assert record.verdict is not None
+    assert "test samples" in record.verdict.sentence

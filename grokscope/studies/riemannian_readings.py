@@ -1,0 +1,152 @@
+"""What one run of the study ``riemannian`` says: its path, its drift, its junction, and where it ends.
+
+Shapes: T saves, P parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from grokscope.measures.convex_ends import least_l1, least_l1_interpolator, least_nuclear
+from grokscope.measures.crossings import Crossing
+from grokscope.measures.linear_regression import linear_regression
+from grokscope.probes import Suite, probe
+from grokscope.runs import Run, open_run
+from grokscope.studies.sweep import Log
+
+Array = NDArray[np.float64]
+
+SLOW = (0.3, 2.0)
+"""Range of λt in which the drift is read: after the junction of the smaller decays, before the end."""
+MEASURED = Suite("riemannian", ("manifold",), options={"manifold": {"method": "exact", "null_samples": 0}})
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """One run.
+
+    Attributes:
+        times: (T,) sums of learning rates.
+        weights: (T, P).
+        tangents: (T,) ‖P w‖.
+        cosine, speed: of the drift, medians over the intervals within `SLOW`; ``None`` without decay or saves there.
+        junction: interval of steps, ``None`` without decay.
+        ranks: lowest and highest rank of the Jacobian from the junction on, of the whole run without one.
+        error_test: (T,) relative squared error on what was not trained on.
+        tangent_share: ‖P w‖/‖w‖ at the start and at the end.
+        ends: name → relative distance of what the factors make at the end from a convex minimum.
+        exact: for linear regression the largest |w − closed form| over the largest |w|, and the junction of the flow.
+    """
+
+    experiment: str
+    decay: float
+    seed: int
+    rate: float
+    steps: NDArray[np.int64]
+    times: Array
+    weights: Array
+    tangents: Array
+    cosine: float | None
+    speed: float | None
+    junction: Crossing | None
+    ranks: tuple[int, int]
+    error_test: Array
+    tangent_share: tuple[float, float]
+    ends: dict[str, float]
+    exact: tuple[float, float | None] | None = None
+
+    @property
+    def junction_times(self) -> tuple[float, float] | None:
+        """The ends of the junction in time."""
+        found = self.junction
+        if found is None or found.by is None:
+            return None
+        return (found.after or 0) * self.rate, found.by * self.rate
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data, without the series."""
+        return {
+            "experiment": self.experiment, "decay": self.decay, "seed": self.seed, "lr": self.rate,
+            "steps": int(self.steps[-1]), "drift_cosine": self.cosine, "drift_speed": self.speed,
+            "junction": None if self.junction is None else self.junction.as_json(), "ranks": list(self.ranks),
+            "tangent_share_start_end": list(self.tangent_share), "error_test": float(self.error_test[-1]),
+            "ends": self.ends, "exact": None if self.exact is None else list(self.exact),
+        }  # fmt: skip
+
+
+def read_run(experiment: str, log: Log, directory: Path) -> Reading:
+    """Everything about one finished run."""
+    run = open_run(directory)
+    train = run.config["train"]
+    decay, rate = float(train["weight_decay"]), float(train["lr"])
+    record = probe(run, MEASURED)
+    stacked = run.stacked()
+    weights = np.concatenate([stacked[name].flatten(1).numpy() for name in run.model.shapes], axis=1)
+    note = record.notes["manifold"]
+    ranks = note.get("rank_after_junction", note["rank"])
+    shares = record["manifold.tangent_fraction"]
+    times = rate * run.steps
+    within = (decay * times[:-1] >= SLOW[0]) & (decay * times[1:] <= SLOW[1])
+    places = np.isin(log.steps, run.steps)
+    return Reading(
+        experiment=experiment, decay=decay, seed=log.seed, rate=rate, steps=run.steps, times=times, weights=weights,
+        tangents=record["manifold.tangent_norm"],
+        cosine=_median(record.get("manifold.drift_cosine"), within),
+        speed=_median(record.get("manifold.drift_speed"), within),
+        junction=record.events.get("junction"), ranks=(ranks["lowest"], ranks["highest"]),
+        error_test=log.scalars["error.test"][places], tangent_share=(float(shares[0]), float(shares[-1])),
+        ends=_ends(experiment, run, decay) if decay else {},
+        exact=_exact(run, weights, decay, rate) if experiment == "linear" else None,
+    )  # fmt: skip
+
+
+def _median(values: Array | None, where: NDArray[np.bool_]) -> float | None:
+    if values is None or not where.any() or not np.isfinite(values[where]).any():
+        return None
+    return float(np.nanmedian(values[where]))
+
+
+def _ends(experiment: str, run: Run, decay: float) -> dict[str, float]:
+    """How far the last save is from the minimum of the convex problem that the factors' norm stands for."""
+    made = next(iter(run.model.maps(run.params(-1)).values())).matrix().numpy()
+    task = run.task
+    if experiment == "diagonal":
+        x, y = task.inputs[task.train_rows].numpy(), task.targets[task.train_rows, 0].numpy()
+        minima = {
+            "least l1 at this decay": least_l1(x, y, decay, mean=task.mean_loss),
+            "least l1 of all interpolators": least_l1_interpolator(x, y),
+        }
+        return {name: relative(made[0], one) for name, one in minima.items()}
+    if experiment == "completion":
+        # the map takes unit vectors to rows of the matrix
+        minimum = least_nuclear(task.targets.numpy(), task.train_mask.numpy(), decay)
+        return {"least nuclear norm at this decay": relative(made.T, minimum)}
+    return {}
+
+
+def relative(found: Array, expected: Array) -> float:
+    """‖found − expected‖ over ‖expected‖."""
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+def _exact(run: Run, weights: Array, decay: float, rate: float) -> tuple[float, float | None]:
+    task = run.task
+    x, y = task.inputs[task.train_rows].numpy(), task.targets[task.train_rows, 0].numpy()
+    problem = linear_regression(x, y, decay, mean=task.mean_loss)
+    path = problem.descent(weights[0], rate, run.steps, run.config["train"]["decay"])
+    worst = float(np.abs(weights - path).max() / np.abs(path).max())
+    return worst, problem.junction(weights[0]) if decay else None
+
+
+def of(readings: Sequence[Reading], experiment: str, decay: float | None = None) -> list[Reading]:
+    """Those of one experiment, at one decay or at all, in the order of their seeds."""
+    found = [
+        one for one in readings if one.experiment == experiment and (decay is None or one.decay == decay)
+    ]
+    return sorted(found, key=lambda one: (one.decay, one.seed))
