@@ -26,7 +26,7 @@ from grokscope.models import (
     named_tensors,
     tensor_factors,
 )
-from grokscope.tasks import TASK_SETTINGS, ResidueAxis, Task, build_task, unpack_mask
+from grokscope.tasks import TASK_SETTINGS, ResidueAxis, Task, build_task, check_data, unpack_mask
 from grokscope.tasks.unknown import NO_TASK, on_residues
 from grokscope.trajectory import Trajectory, choose, read_manifest, read_settings
 from grokscope.user_code import UserFunction
@@ -257,6 +257,7 @@ def open_run(path: str | Path, function: UserFunction | None = None) -> Run:
     manifest = read_manifest(path)
     where = str(path / "run.json")
     task, model = build_from_config(_table(manifest, "config", where), where)
+    check_data(task, manifest, f"opening run {path}")
     if "split" in manifest:
         task = task.with_split(unpack_mask(manifest["split"]))
     elif "no_split" in manifest:

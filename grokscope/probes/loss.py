@@ -32,6 +32,8 @@ SYMMETRIC = {
     "accuracy.test_symmetry": "the operation's label-preserving maps",
     "accuracy.test_equivariant": "the maps that change the label in a known way",
 }
+SIGNED = tuple(f"accuracy.{subset}" for subset in SUBSETS)
+"""What a regression on signs has like a classification."""
 NO_CLASSES = "the targets are real numbers, not classes"
 OF_TRAINING = ("margin.min", "margin.mean", "softmax.collapsed")
 RIGHT = "right"
@@ -71,7 +73,8 @@ QUANTITIES = (
         Quantity(
             f"accuracy.{s}",
             "1",
-            f"Share of {s} samples whose largest logit is the answer's.",
+            f"Share of {s} samples whose largest logit is the answer's; where the answers are signs, whose output has "
+            "the answer's.",
             formula=_share(rf"\text{{{s}}}") + _ANSWER,
         )
         for s in SUBSETS
@@ -294,13 +297,19 @@ def _regression(run: Run, record: Record) -> None:
     masks = {"train": task.train_mask, "test": ~task.train_mask}
     if task.no_split is not None:
         masks = {}
-        for name in ("loss.train", "loss.test", "error.train", "error.test"):
+        of_split = ["loss.train", "loss.test", "error.train", "error.test"]
+        for name in [*of_split, *(["accuracy.train", "accuracy.test"] if task.signs else [])]:
             record.skip(name, task.no_split.reason)
 
     def read(params: Params) -> Values:
         found: Values = {}
-        error = model.forward(params, task.inputs) - task.targets
+        outputs = model.forward(params, task.inputs)
+        error, right = outputs - task.targets, (outputs * task.targets > 0).double()
+        if task.signs:
+            found["accuracy.all"] = right.mean()
         for name, mask in masks.items():
+            if task.signs:
+                found[f"accuracy.{name}"] = right[mask].mean()
             squared = error[mask].square().sum()
             found[f"loss.{name}"] = 0.5 * squared / (mask.sum() if task.mean_loss else 1)
             found[f"error.{name}"] = squared / task.targets[mask].square().sum()
@@ -310,7 +319,8 @@ def _regression(run: Run, record: Record) -> None:
     for name, values in per_save(run, "loss", by_save(read)).items():
         record.add(name, values)
     for quantity in QUANTITIES:
-        if quantity.name.startswith(("accuracy", "margin", "logits", "softmax")):
+        of_classes = quantity.name.startswith(("accuracy", "margin", "logits", "softmax"))
+        if of_classes and not (task.signs and quantity.name in SIGNED):
             record.skip(quantity.name, NO_CLASSES)
 
 

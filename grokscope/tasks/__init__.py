@@ -1,9 +1,10 @@
-"""What is learned: modular arithmetic, products in a group, completion, regression, classes, or what nobody knows."""
+"""What is learned: arithmetic, products in a group, matrices, regression, classes, digits, or what nobody knows."""
 
 from __future__ import annotations
 
 from grokscope.tasks.blobs import BlobsSettings, blobs_task
 from grokscope.tasks.completion import CompletionSettings, completion_task
+from grokscope.tasks.digits import DigitsSettings, digits_task
 from grokscope.tasks.group_tables import GroupFit, identify_group
 from grokscope.tasks.groups import GroupSettings, cayley_table, group_task
 from grokscope.tasks.modular import OPERATIONS, ModularSettings, modular_task
@@ -14,12 +15,15 @@ from grokscope.tasks.task import (
     ResidueAxis,
     Symmetry,
     Task,
+    check_data,
     pack_mask,
     random_split,
     random_stream,
+    task_record,
     unpack_mask,
 )
 from grokscope.tasks.unknown import UnknownSettings, unknown_task
+from grokscope.tasks.xor import XorSettings, xor_task
 
 TaskSettings = (
     ModularSettings
@@ -28,6 +32,8 @@ TaskSettings = (
     | BlobsSettings
     | ParitySettings
     | RegressionSettings
+    | DigitsSettings
+    | XorSettings
     | UnknownSettings
 )
 
@@ -38,6 +44,8 @@ TASK_SETTINGS: dict[str, type[TaskSettings]] = {
     "blobs": BlobsSettings,
     "parity": ParitySettings,
     "regression": RegressionSettings,
+    "digits": DigitsSettings,
+    "xor": XorSettings,
     "unknown": UnknownSettings,
 }
 """``task.name`` in a recipe → the settings it takes."""
@@ -55,6 +63,10 @@ def build_task(settings: TaskSettings, seed: int) -> Task:
         return parity_task(settings, seed)
     if isinstance(settings, RegressionSettings):
         return regression_task(settings, seed)
+    if isinstance(settings, DigitsSettings):
+        return digits_task(settings, seed)
+    if isinstance(settings, XorSettings):
+        return xor_task(settings, seed)
     if isinstance(settings, UnknownSettings):
         return unknown_task()
     return completion_task(settings, seed)
@@ -65,6 +77,7 @@ __all__ = [
     "TASK_SETTINGS",
     "BlobsSettings",
     "CompletionSettings",
+    "DigitsSettings",
     "GroupFit",
     "GroupSettings",
     "Levels",
@@ -76,10 +89,13 @@ __all__ = [
     "Task",
     "TaskSettings",
     "UnknownSettings",
+    "XorSettings",
     "blobs_task",
     "build_task",
     "cayley_table",
+    "check_data",
     "completion_task",
+    "digits_task",
     "group_task",
     "identify_group",
     "modular_task",
@@ -88,6 +104,8 @@ __all__ = [
     "random_split",
     "random_stream",
     "regression_task",
+    "task_record",
     "unknown_task",
     "unpack_mask",
+    "xor_task",
 ]

@@ -78,6 +78,7 @@ class Task:
         swap: whether exchanging the operands keeps the answer; ``None`` where there are no operands.
         rank: the target's rank, for completion.
         mean_loss: whether the loss of a regression, ½ Σ (ŷ − y)², is divided by the number of its entries.
+        signs: whether the targets of a regression are ±1, so that an answer is right where its sign is.
         no_split: why it is not known which samples were trained on, ``None`` where it is. ``train_mask`` is
             then empty, and nothing that is taken over training or test samples may be measured.
     """
@@ -101,6 +102,7 @@ class Task:
     facts: Mapping[str, Any] = field(default_factory=dict)
     no_split: Absent | None = None
     mean_loss: bool = False
+    signs: bool = False
 
     @property
     def is_grid(self) -> bool:
@@ -180,6 +182,21 @@ def random_stream(seed: int, purpose: str) -> torch.Generator:
     """A CPU generator for one purpose, independent of every other purpose under the same seed."""
     digest = hashlib.sha256(f"grokscope/{purpose}/{seed}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def task_record(task: Task) -> dict[str, Any]:
+    """What ``run.json`` keeps of a task beside its settings: the split, and the digest of data read from files."""
+    data = {"data": task.facts["sha256"]} if "sha256" in task.facts else {}
+    return {"split": pack_mask(task.train_mask), **data}
+
+
+def check_data(task: Task, manifest: Mapping[str, Any], doing: str) -> None:
+    """That a run's data is what it was trained on. Raises GrokscopeError, which ``doing`` begins."""
+    held, found = manifest.get("data"), task.facts.get("sha256")
+    if held is not None and held != found:
+        raise GrokscopeError(
+            f"{doing}: its data has the SHA-256 {found!s:.12}, expected {held!s:.12}, what it was trained on"
+        )
 
 
 def pack_mask(mask: Tensor) -> dict[str, Any]:

@@ -22,14 +22,15 @@ class Evaluator:
     """Evaluates one model on every input of a task: the scalars of a run.
 
     Classification: ``loss.``, ``accuracy.`` of train and test, and of mirrored and unmirrored test pairs
-    where the task has them. Regression: ``loss.`` and ``error.``, the relative squared error. Behind them what
-    ``save.also`` of the recipe names. Several tasks are several runs of one shape, whose parameters share a
-    leading axis.
+    where the task has them. Regression: ``loss.`` and ``error.``, the relative squared error, and ``accuracy.`` of
+    signs. Behind them what ``save.also`` of the recipe names. Several tasks are several runs of one shape, whose
+    parameters share a leading axis.
     """
 
     def __init__(self, tasks: Task | list[Task], model: Model, recipe: Recipe, device: torch.device) -> None:
         several = tasks if isinstance(tasks, list) else [tasks]
         first = several[0]
+        self.signs = first.signs
         self.regression, self.squared = first.kind == "regression", recipe.train.loss == "squared"
         self.stable = recipe.train.loss == "stablemax"
         self.also = recipe.save.also
@@ -99,4 +100,8 @@ class Evaluator:
         outputs, _ = self.model.linearised(self._inputs.to(dtype))(params)
         error = (outputs - self.targets.to(dtype)).double()
         squared = (self.masks * error.flatten(1)[:, None].square()).sum(-1)
-        return torch.cat([0.5 * self.weight * squared, squared / self.scale], dim=1)
+        found = [0.5 * self.weight * squared, squared / self.scale]
+        if self.signs:
+            right = (outputs * self.targets > 0).double().flatten(1)
+            found.append((self.masks * right[:, None]).sum(-1) / self.masks.sum(-1))
+        return torch.cat(found, dim=1)

@@ -19,7 +19,7 @@ import torch
 
 from grokscope.claims import claimed
 from grokscope.errors import GrokscopeError
-from grokscope.tasks import pack_mask
+from grokscope.tasks import task_record
 from grokscope.training.machine import Precision
 from grokscope.training.origins import first_step, recorded_precision
 from grokscope.training.provenance import provenance
@@ -235,7 +235,7 @@ def take_up(
         "kind": kind,
         "parent": {**parent, "at": step},
         "config": recipe.config(),
-        "split": pack_mask(session.task.train_mask),
+        **task_record(session.task),
         "provenance": facts,
     }
     write_manifest(place, manifest)

@@ -279,18 +279,18 @@ def _check(recipe: Recipe, where: str) -> None:
             f"reading {where}: train.optimizer 'gd' was given train.batch_size = {train.batch_size} and "
             f"train.momentum = {train.momentum}, expected 0 for both (or 'sgd')"
         )
-    task_name = recipe.task.name
-    if train.loss != "squared" and task_name in ("completion", "regression"):
-        raise GrokscopeError(
-            f"reading {where}: train.loss {train.loss!r} was given for task.name {task_name!r}, expected 'squared'"
-        )
-    if train.batch_size and task_name in ("completion", "regression"):
-        raise GrokscopeError(
-            f"reading {where}: train.batch_size = {train.batch_size} was given for task.name {task_name!r}, "
-            "expected 0: single entries are observed, so there is no batch of samples"
-        )
     recipe.evaluation_steps()
     task, model = recipe.build()
+    if task.kind == "regression" and train.loss != "squared":
+        raise GrokscopeError(
+            f"reading {where}: train.loss {train.loss!r} was given for task.name {recipe.task.name!r}, expected "
+            "'squared'"
+        )
+    if task.kind == "regression" and train.batch_size:
+        raise GrokscopeError(
+            f"reading {where}: train.batch_size = {train.batch_size} was given for task.name {recipe.task.name!r}, "
+            "expected 0: single entries are observed, so there is no batch of samples"
+        )
     if save.also and task.kind == "regression" and "logits.norm" in save.also:
         raise GrokscopeError(
             f"reading {where}: save.also has 'logits.norm', and the outputs of a regression are no logits, expected "

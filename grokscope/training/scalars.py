@@ -21,5 +21,6 @@ def evaluated_subsets(task: Task) -> dict[str, Tensor]:
 def scalar_names(task: Task) -> tuple[str, ...]:
     """Names of the scalars of an evaluation, in their order."""
     if task.kind == "regression":
-        return ("loss.train", "loss.test", "error.train", "error.test")
+        names = ("loss.train", "loss.test", "error.train", "error.test")
+        return (*names, "accuracy.train", "accuracy.test") if task.signs else names
     return ("loss.train", "loss.test", *(f"accuracy.{subset}" for subset in evaluated_subsets(task)))

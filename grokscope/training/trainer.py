@@ -16,7 +16,7 @@ import torch
 
 from grokscope.errors import GrokscopeError
 from grokscope.models import Params
-from grokscope.tasks import pack_mask, random_stream
+from grokscope.tasks import check_data, random_stream, task_record
 from grokscope.training.evaluation import TIME, Evaluator
 from grokscope.training.gradient import TrainingGradient
 from grokscope.training.gradient_filters import AVERAGE, WINDOW, GradientFilter
@@ -260,7 +260,7 @@ class Session:
             "name": self.directory.name,
             "kind": "trained",
             "config": self.recipe.config(),
-            "split": pack_mask(self.task.train_mask),
+            **task_record(self.task),
             "provenance": provenance(self.device, self.recipe.train.threads) | self.company,
         }
         write_manifest(self.directory, manifest)
@@ -268,6 +268,7 @@ class Session:
 
     def _matching_manifest(self) -> dict[str, Any]:
         manifest = matching_manifest(self.directory, self.recipe, self.device)
+        check_data(self.task, manifest, f"resuming {self.directory}")
         self.first = first_step(manifest)
         return manifest
 
