@@ -16,7 +16,8 @@ from grokscope.training import read_recipe, train
 
 SMALL = ("task={name='xor', d=30, train=20, test=25, noise=0.2}",
          "model={family='feature-mlp', hidden=[16], activation='relu', hidden_bias=false, head_bias=false}",
-         "train.loss=squared", "train.optimizer=gd", "train.lr=0.2", "train.weight_decay=0.05", "train.steps=40", "train.dtype=float64",
+         "train.loss=squared", "train.optimizer=gd",
+         "train.lr=0.2", "train.weight_decay=0.05", "train.steps=40", "train.dtype=float64",
          "save.schedule=['0:end:10']", "save.evaluate=['0:end:10']")  # fmt: skip
 
 
