@@ -20,6 +20,7 @@ from tests.probes.formulas.loss import LOSS, NORMS
 from tests.probes.formulas.manifold import MANIFOLD
 from tests.probes.formulas.maps import FOURIER, SPECTRA
 from tests.probes.formulas.regions import REGIONS
+from tests.probes.formulas.robustness import ROBUSTNESS
 from tests.probes.formulas.rows import Rng, Row
 
 # --- clocks: exponential training loss, a gap that falls, a margin that rises, a test loss with a power tail
@@ -187,7 +188,7 @@ CLOCKS = [
     ),
 ]  # fmt: skip
 
-ROWS = [*LOSS, *NORMS, *FOURIER, *SPECTRA, *REGIONS, *GRADIENTS, *MANIFOLD, *ALIGNMENT, *CLOCKS]
+ROWS = [*LOSS, *NORMS, *FOURIER, *SPECTRA, *REGIONS, *GRADIENTS, *MANIFOLD, *ALIGNMENT, *ROBUSTNESS, *CLOCKS]
 # formulas of the same form as one of the table, or whose values other tests compute by hand
 LIKE = {
     "loss.test": ("loss.train", "test"),
