@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option("--pages/--no-pages", default=True, help="A report of every run, linked from the study's page.")
 @click.option("--finished", is_flag=True, help="Train nothing: the page of what is finished so far.")
+@click.option(
+    "--data", type=click.Path(path_type=Path), default=None,
+    help="A folder of data that the study does not bring: MNIST's four files, for grokalign.",
+)  # fmt: skip
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @open_option
 @json_option
@@ -48,6 +52,7 @@ def study(
     scale: str,
     pages: bool,
     finished: bool,
+    data: Path | None,
     device: str,
     open_page: bool,
     json_out: str | None,
@@ -64,10 +69,14 @@ def study(
     """
     workers = Workers(jobs, cluster)
     say = sayer(json_out)
-    from grokscope.studies import Bench, choose_study, write_result
+    from grokscope.studies import TAKES_DATA, Bench, choose_study, write_result
     from grokscope.workspace import settle_process
 
     run_study = choose_study(name)
+    if data is not None and name not in TAKES_DATA:
+        raise GrokscopeError(
+            f"study {name}: --data {data} was given, expected it only for {' or '.join(sorted(TAKES_DATA))}"
+        )
     settle_process()
 
     def train(runs: Sequence[tuple[str, Recipe]]) -> None:
@@ -79,6 +88,7 @@ def study(
         train,
         workers=workers,
         bar=_bar,
+        data=None if data is None else data.absolute(),
         only_finished=finished,
     )
     result = run_study(bench)
@@ -86,10 +96,10 @@ def study(
         so_far = f"Not finished when this page was made: {'; '.join(bench.omitted)}."
         result = replace(result, left_out=f"{so_far} {result.left_out}".strip())
     reports = workspace / "reports"
-    page, data = write_result(result, reports, bench.used)
+    page, numbers = write_result(result, reports, bench.used)
     if pages:
         _write_pages(list(bench.used.values()), reports, workers)
-        page, data = write_result(result, reports, bench.used)
+        page, numbers = write_result(result, reports, bench.used)
     if json_out is not None:
         write_json(json_out, result.as_json())
     say(result.sentence)
@@ -98,7 +108,7 @@ def study(
             f"{row.verdict:<12}{row.as_text().quantity}: {row.as_text().ours}, published {row.as_text().published}"
         )
     say(f"study   {page}")
-    say(f"wrote   {data}")
+    say(f"wrote   {numbers}")
     if open_page:
         show_page(page)
 

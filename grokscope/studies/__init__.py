@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from grokscope.errors import GrokscopeError, nearest
 from grokscope.studies.delay_law import run_delay_law
+from grokscope.studies.grokalign import run_grokalign
 from grokscope.studies.logit_scale import run_logit_scale
 from grokscope.studies.result import Finding, Row, StudyResult, write_result
 from grokscope.studies.riemannian import run_riemannian
@@ -14,11 +15,14 @@ from grokscope.studies.two_clocks import run_two_clocks
 
 STUDIES: dict[str, Callable[[Bench], StudyResult]] = {
     "delay-law": run_delay_law,
+    "grokalign": run_grokalign,
     "logit-scale": run_logit_scale,
     "riemannian": run_riemannian,
     "two-clocks": run_two_clocks,
 }
 """Name → what trains the runs that are missing, reads all of them and compares."""
+TAKES_DATA = {"grokalign"}
+"""Studies that can use a folder of data which the user brings."""
 
 
 def choose_study(name: str) -> Callable[[Bench], StudyResult]:
@@ -32,6 +36,7 @@ def choose_study(name: str) -> Callable[[Bench], StudyResult]:
 
 __all__ = [
     "STUDIES",
+    "TAKES_DATA",
     "Bench",
     "Finding",
     "Row",

@@ -93,6 +93,7 @@ class Bench:
         train: trains what is missing.
         workers: who measures the runs.
         bar: shows how far the measuring is.
+        data: a folder of data that a study can use and does not bring; ``None`` where none was given.
         only_finished: train nothing, and leave out what rests on runs that are not finished.
         omitted: what was left out so, and why.
     """
@@ -102,6 +103,7 @@ class Bench:
     train: TrainRuns
     workers: Workers = EVERY_CORE
     bar: Bar = _no_bar
+    data: Path | None = None
     only_finished: bool = False
     omitted: list[str] = field(default_factory=list)
 

@@ -25,7 +25,7 @@ def failure(*overrides: str, recipe: str = "quickstart", seed: int | None = None
 
 
 REGRESSION = "task={name='regression', d=7, train=5, test=8}"
-BUILT_IN = ["deep-linear", "delay-law", "linear-classifier", "nanda", "quickstart", "two-clocks"]
+BUILT_IN = ["deep-linear", "delay-law", "digits", "linear-classifier", "nanda", "quickstart", "two-clocks"]
 
 
 def test_the_built_in_recipes():
@@ -47,6 +47,7 @@ def test_every_built_in_recipe_reads_and_builds_what_it_says(name):
             "add mod 113", "transformer", 3830, 114 * 128 + 3 * 128 + 4 * 128 * 128 + 2 * 128 * 512 + 128 * 113
         ),
         "delay-law": ("add mod 59", "mlp", 1392, 59 * 128 + 256 * 256 + 256 + 256 * 59 + 59),
+        "digits": ("scikit-learn's digits", "feature-mlp", 500, 64 * 196 + 2 * 196 * 196 + 196 * 10),
         "linear-classifier": ("6 Gaussian classes in 20 dimensions", "deep-linear", 120, 20 * 20 + 20 * 20 + 20 * 6),
         "deep-linear": ("completion of rank 2, 30×30", "deep-linear", 450, 3 * 30 * 30),
     }[name]  # fmt: skip
