@@ -251,7 +251,10 @@ def _reader(run: Run, masks: Mapping[str, Tensor | str]) -> Callable[[Params], V
             losses, answers.norm[index], run.dtype
         ):
             stored = {name: value.to(run.dtype) for name, value in params.items()}
-            trained = model.forward(stored, task.inputs[index])
+            inputs = task.inputs[index]
+            # features are numbers and are seen in the training precision too; tokens are places
+            inputs = inputs.to(run.dtype) if inputs.is_floating_point() else inputs
+            trained = model.forward(stored, inputs)
             everywhere = torch.ones(len(index), dtype=torch.bool)
             return softmax_collapsed(trained, task.targets[index], everywhere)
         return torch.zeros((), dtype=torch.float64)

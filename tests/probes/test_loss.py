@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from grokscope.models import MLPSettings
+from grokscope.models import DeepLinearSettings, MLPSettings
 from grokscope.probes import Record, probe
-from grokscope.tasks import ModularSettings, modular_task
+from grokscope.tasks import BlobsSettings, ModularSettings, modular_task
 from tests.probes.lookup import answers_for, lookup_settings, memoriser, perfect, predicted, silent_network
 
 P = 11
@@ -110,3 +110,17 @@ def test_collapse_is_counted_in_the_stored_precision(make_run, task):
     share = float((diagonal[:, 0] == diagonal[:, 1]).double().mean())
     assert record["softmax.collapsed"][0] >= share
     assert np.all(record["softmax.collapsed"] <= 1)
+
+
+def test_features_collapse_in_the_training_precision(make_run):
+    """A linear map on features trained in float32: its logits are so large that every softmax sum is exactly 1."""
+    task = BlobsSettings(d=6, classes=4, rank=2, per_class=10, noise=0.0)
+    means = torch.zeros(6, 4, dtype=torch.float64)
+    run = make_run(DeepLinearSettings(depth=1), task, [{"layer.1.W": means}], name="empty")
+    means = torch.stack([run.task.inputs[run.task.targets == label][0] for label in range(4)]).T
+    for scale, share in ((1e4, 1.0), (1.0, 0.0)):
+        run = make_run(DeepLinearSettings(depth=1), task, [{"layer.1.W": scale * means}], dtype=np.float32,
+                       name=f"scale{scale:g}")  # fmt: skip
+        record = probe(run, only=["loss"])
+        assert record["accuracy.train"][0] == 1
+        assert record["softmax.collapsed"][0] == share
