@@ -14,7 +14,16 @@ import torch
 
 from grokscope.errors import GrokscopeError
 from grokscope.models import MLP, MLPSettings
-from grokscope.probes import Quantity, Record, probe, read_suite, register, registered, registry
+from grokscope.probes import (
+    Quantity,
+    Record,
+    builtin_suites,
+    probe,
+    read_suite,
+    register,
+    registered,
+    registry,
+)
 from grokscope.tasks import ModularSettings
 
 PLUGIN = Path(__file__).parents[2] / "probes" / "embedding_turn.py"
@@ -131,6 +140,14 @@ def test_a_probe_of_an_installed_package_is_found(monkeypatch, tmp_path):
     monkeypatch.setattr(registry, "entry_points", lambda group: [broken])
     with pytest.raises(GrokscopeError, match="loading probe 'broken'"):
         registered()
+
+
+def test_every_built_in_probe_is_in_a_built_in_suite():
+    named = {probe for suite in builtin_suites() for probe in read_suite(suite).probes}
+    assert named == set(registered())
+    # those of the two that are asked for by name come with what dates their events
+    for suite in ("alignment", "manifold"):
+        assert {"loss", "clocks", suite} <= set(read_suite(suite).probes)
 
 
 def test_suites_are_data(tmp_path):
