@@ -49,6 +49,7 @@ NO_MINIMUM = (
 )
 NO_CODE = "a function given as code is not differentiated for this"
 NO_DECAY = "the run has no weight decay, so nothing drives it along the manifold"
+_MOVERS = ("clamp", "filter", "jacobian")
 OF_DECAY = (DECAY, COSINE, SPEED, COSINE_NOW, SPEED_NOW)
 
 
@@ -148,8 +149,11 @@ def _one_decay(run: Run) -> tuple[float | None, str]:
     values = set(run.weight_decay.values())
     if values == {0.0}:
         return None, NO_DECAY
-    if len(values) > 1 or changed.get("lr") or changed.get("clamp"):
-        return None, "the tensors do not share one weight decay and rate, or a clamp moves the weights"
+    if len(values) > 1 or changed.get("lr") or changed.get("frozen"):
+        return None, "the tensors do not share one weight decay and rate"
+    for name in _MOVERS:
+        if changed.get(name):
+            return None, f"intervene.{name} moves the weights beside loss and decay"
     return values.pop(), ""
 
 

@@ -213,6 +213,10 @@ DRIFTS = {
         (("train.optimizer=sgd", "train.momentum=0.9"), "momentum"),
         (("model.depth=2", "intervene.decay={'layer.1' = 0.5}"), "do not share one weight decay"),
         (("model.depth=2", "intervene.lr={'layer.1' = 0.5}"), "do not share one weight decay and rate"),
+        (("model.depth=2", "intervene.frozen=['layer.1']"), "do not share one weight decay and rate"),
+        (("intervene.clamp={norm=1.0, start=5}",), "intervene.clamp moves the weights"),
+        (("intervene.filter={kind='ema'}",), "intervene.filter moves the weights"),
+        (("intervene.jacobian={strength=0.1}",), "intervene.jacobian moves the weights"),
     ],
 )
 def test_where_there_is_no_drift_to_measure(tmp_path, changes, reason):
