@@ -50,6 +50,7 @@ class Case:
         every: updates between two evaluations.
         speedup: where the published ratios stand, ``None`` where there are none.
         main: the method whose ratio is a row; the others are findings.
+        saves: how many, spaced evenly in the logarithm of the step.
     """
 
     key: str
@@ -64,13 +65,14 @@ class Case:
     main: str
     seeds: tuple[int, ...]
     speedup: str | None = None
+    saves: int = 60
 
     def arm(self, method: Method) -> Arm:
         """The runs of one method."""
         name = f"grokalign.{self.key}.n{self.steps}.{_slug(method)}"
         own = (
             f"train.steps={self.steps}", f"train.until=accuracy.test >= {self.stop!r}", f"save.snapshots={self.steps}",
-            "save.schedule=['0:1:1', 'log:1:end:80']", f"save.evaluate=['0:end:{self.every}']",
+            f"save.schedule=['0:1:1', 'log:1:end:{self.saves}']", f"save.evaluate=['0:end:{self.every}']",
         )  # fmt: skip
         return Arm(name, self.recipe, (*self.overrides, *own, *method.overrides), self.seeds)
 
@@ -109,13 +111,12 @@ def squared_strength() -> float:
 
 def _digits_squared(scale: Scale, seeds: tuple[int, ...]) -> Case:
     own = squared_strength()
-    strengths = (
-        (own, 10 * own, 100 * own) if scale == "small" else (own, 3 * own, 10 * own, 30 * own, 100 * own)
+    factors, others = (
+        ((1000, 3000), ()) if scale == "small" else ((1, 100, 1000, 3000, 10000), (EMA, WINDOW, ORTHOGONAL))
     )
-    others = (EMA, ORTHOGONAL) if scale == "small" else (EMA, WINDOW, ORTHOGONAL)
     return Case(
         "digits.squared", "digits, squared loss", "digits", (), 0.85, 20000, 2, 20,
-        (PLAIN, *map(penalty, strengths), *others), penalty(10 * own).label, seeds, "mse",
+        (PLAIN, *(penalty(factor * own) for factor in factors), *others), penalty(3000 * own).label, seeds, "mse",
     )  # fmt: skip
 
 
@@ -160,7 +161,7 @@ def _xor(scale: Scale, seeds: tuple[int, ...]) -> Case:
     )  # fmt: skip
     return Case(
         f"xor.d{d}.w{hidden}", "XOR", "digits", setting, 0.95, facts["steps"], 1, 2, (PLAIN, penalty(own)),
-        penalty(own).label, seeds,
+        penalty(own).label, seeds, saves=24,
     )  # fmt: skip
 
 
