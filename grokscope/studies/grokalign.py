@@ -104,5 +104,8 @@ def _left_out(scale: Scale, cases: Sequence[Case]) -> str:
     if not any(case.key.startswith("mnist") for case in cases):
         said += "MNIST itself, which --data FOLDER adds. "
     if scale == "small":
-        said += "At this scale: four seeds, two strengths of the penalty, no other method under squared loss, no transformer."
+        said += (
+            "At this scale: four seeds, two strengths of the penalty, under squared loss no other method, no "
+        )
+        said += "transformer."
     return said.strip()
