@@ -93,8 +93,7 @@ Samples = tuple[NDArray[np.uint8], NDArray[np.uint8], int]
 def _bundled(settings: DigitsSettings, seed: int) -> Samples:
     from sklearn.datasets import load_digits
 
-    found = load_digits()
-    pixels, labels = np.asarray(found["data"], np.uint8), np.asarray(found["target"], np.uint8)
+    pixels, labels = (np.asarray(of, np.uint8) for of in load_digits(return_X_y=True))
     total = len(labels)
     test = settings.test or total - settings.train
     if test < 1 or settings.train + test > total:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -22,7 +23,7 @@ from grokscope.measures.alignment import (
 from grokscope.measures.regions import GatedForm, gated_forward
 from grokscope.measures.spectra import stable_rank
 
-CLOSE = {"rtol": 1e-10, "atol": 1e-12}
+close = partial(torch.testing.assert_close, rtol=1e-10, atol=1e-12)
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -69,8 +70,8 @@ def test_orthonormal_rows():
 def test_the_first_component_is_one_over_the_stable_rank(shape):
     J = draw(*shape)
     found = alignment(J, draw(shape[0], shape[2], seed=1))
-    torch.testing.assert_close(found.first_component, 1 / stable_rank(torch.linalg.svdvals(J)), **CLOSE)
-    torch.testing.assert_close(found.norm, torch.linalg.matrix_norm(J), **CLOSE)
+    close(found.first_component, 1 / stable_rank(torch.linalg.svdvals(J)))
+    close(found.norm, torch.linalg.matrix_norm(J))
 
 
 def test_against_a_loop_over_samples_and_rows():
@@ -101,7 +102,7 @@ def test_relabelling_the_classes_changes_nothing(order):
     J, x = draw(3, 4, 5), draw(3, 5, seed=1)
     one, other = alignment(J, x), alignment(J[:, list(order)], x)
     for name in ("centroid", "row_max", "row_min", "first_component", "common_row", "norm"):
-        torch.testing.assert_close(getattr(one, name), getattr(other, name), **CLOSE)
+        close(getattr(one, name), getattr(other, name))
 
 
 def test_a_common_row_is_all_or_nothing():
@@ -144,14 +145,14 @@ def test_the_jacobian_of_a_gated_form_is_autograd_s(kind):
             for one in z
         ]
     )
-    torch.testing.assert_close(gated_jacobian(form, z), expected, **CLOSE)
-    torch.testing.assert_close(jacobian_norms(form, z), torch.linalg.matrix_norm(expected), **CLOSE)
+    close(gated_jacobian(form, z), expected)
+    close(jacobian_norms(form, z), torch.linalg.matrix_norm(expected))
 
 
 def test_without_biases_the_jacobian_is_the_network():
     form, z = form_of("one"), draw(6, 5, seed=7)
     logits = gated_forward(form, z)[1] - draw(4, seed=41)
-    torch.testing.assert_close(torch.einsum("ncd,nd->nc", gated_jacobian(form, z), z), logits, **CLOSE)
+    close(torch.einsum("ncd,nd->nc", gated_jacobian(form, z), z), logits)
 
 
 @pytest.mark.parametrize(

@@ -38,9 +38,7 @@ FAMILIES: dict[str, tuple[ModelSettings, ModularSettings | BlobsSettings]] = {
 }
 
 
-def saves(
-    settings: ModelSettings, run_of: Run | None = None, *, n_inputs: int | None, classes: int
-) -> list[Params]:
+def saves(settings: ModelSettings, *, n_inputs: int | None, classes: int) -> list[Params]:
     model = build_model(settings, n_tokens=None if n_inputs else P, n_inputs=n_inputs, n_classes=classes)
     generator = torch.Generator().manual_seed(3)
     return [
@@ -53,8 +51,9 @@ def saves(
 def run_of(make_run):
     def make(name: str) -> Run:
         settings, task = FAMILIES[name]
-        sizes = {"n_inputs": None, "classes": P} if task is PAIRS else {"n_inputs": 6, "classes": 3}
-        return make_run(settings, task, saves(settings, **sizes), name=name.replace(", ", "-"))
+        n_inputs, classes = (None, P) if task is PAIRS else (6, 3)
+        drawn = saves(settings, n_inputs=n_inputs, classes=classes)
+        return make_run(settings, task, drawn, name=name.replace(", ", "-"))
 
     return make
 

@@ -68,7 +68,7 @@ def test_the_interval_covers_the_law_that_was_planted():
     rng, held = np.random.default_rng(0), 0
     for _ in range(400):
         plain, other = (base * np.exp(0.2 * rng.normal(size=5)) for base in (8000, 4000))
-        found = speedup(runs_of(plain), runs_of(other))
+        found = speedup(runs_of(plain.tolist()), runs_of(other.tolist()))
         assert found.interval is not None
         held += found.interval[0] <= 2 <= found.interval[1]
     assert 0.92 <= held / 400 <= 0.98

@@ -39,17 +39,17 @@ def mnist(tmp_path: Path) -> Path:
 
 def test_bundled_digits_are_those_of_the_library() -> None:
     task = build_task(DigitsSettings(train=1000), 0)
-    known = load_digits()
+    known_pixels, known_labels = load_digits(return_X_y=True)
     assert task.inputs.shape == (1797, 64)
     assert int(task.train_mask.sum()) == 1000
-    assert torch.equal(task.targets.bincount(), torch.from_numpy(np.bincount(known["target"])))
+    assert torch.equal(task.targets.bincount(), torch.from_numpy(np.bincount(known_labels)))
     train = task.inputs[task.train_mask]
     assert abs(float(train.mean())) < 1e-12
     assert float(train.std(correction=0)) == pytest.approx(1.0)
     # one shift and one scale: the pictures come back
     pixels = task.inputs / (task.inputs.max() - task.inputs.min())
     found = {tuple(np.round(row * 16).astype(int)) for row in (pixels - pixels.min()).numpy()}
-    assert found == {tuple(row.astype(int)) for row in known["data"]}
+    assert found == {tuple(row.astype(int)) for row in known_pixels}
 
 
 def test_the_seed_draws_the_split_and_no_sample_comes_twice() -> None:

@@ -21,7 +21,7 @@ def cos(a: Any, b: Any) -> float:
     return a @ b / (np.linalg.norm(a) * np.linalg.norm(b))
 
 
-def over(of: Callable[[Any, Any], float]) -> Callable[[Any, Any], float]:
+def over(of: Callable[[Any, Any], Any]) -> Callable[[Any, Any], float]:
     """The mean of ``of`` over samples."""
     return lambda J, x: float(np.mean([of(one, row) for one, row in zip(J, x, strict=True)]))
 
