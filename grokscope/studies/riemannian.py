@@ -167,11 +167,11 @@ def _chosen(grid: Grid) -> str:
         f"{', '.join(f'{decay:g}' for decay in grid.decays)} and 0, {len(grid.seeds)} seeds, runs up to Σ lr × decay = "
         f"{grid.span:g}. {models}. The step size follows a rule that is checked on every run: learning rate times the "
         f"largest eigenvalue of the Hessian stays under {RULE:g}; at decay {grid.at_half:g} every model is run "
-        "again at half the rate."
+        "again at half the rate. The paper states no threshold: those of the verdicts are ours and stand in the notes."
     )
     if grid.varied:
-        names = "; ".join(EXPERIMENTS[name].words for name in grid.varied)
-        said += f" Varied at decay {grid.at_varied:g}, {grid.few} seeds: {names}."
+        names = "; ".join(f"{EXPERIMENTS[name].words} (decay {decay:g})" for name, decay in grid.varied)
+        said += f" Varied, {grid.few} seeds: {names}."
     if grid.long:
         said += f" The rank is followed up to Σ lr × decay = {LONG:g} at decay {grid.at_long:g}."
     return said
@@ -184,10 +184,10 @@ def _left_out(scale: Scale, grid: Grid) -> str:
     )
     if scale == "small":
         return said + (
-            " At this scale: decays down to 0.001 and not 0.0001, three seeds of eight, and what the paper leaves open "
+            " At this scale: decays down to 0.001 and not 0.0001, three seeds of six, and what the paper leaves open "
             "is not varied."
         )
     return (
         said
-        + f" The ReLU network has {grid.few} seeds and not {len(grid.seeds)} at decays under {grid.dear:g}."
+        + f" The ReLU network has {grid.fewest} seeds and not {len(grid.seeds)} at decays under {grid.dear:g}."
     )

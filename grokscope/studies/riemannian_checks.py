@@ -26,16 +26,19 @@ def step_findings(main: Sequence[Reading], halved: Sequence[Reading], words: str
             f"of the loss with its decay, at {LOOKED_AT} saves of each of {len(stiff)} runs; range over runs; the rule "
             f"is under {RULE:g}, so that no update steps over a valley: {said}",
         ))  # fmt: skip
-    distances = []
+    distances: list[float] = []
+    ends: list[float] = []
     for half in halved:
         same = [one for one in main if (one.decay, one.seed) == (half.decay, half.seed)]
         if same:
             distances.append(half_rate_distance(same[0], half))
+            ends.append(relative(half.weights[-1], same[0].weights[-1]))
     if distances:
         findings.append(Finding(
             f"{words}: distance from a run at half the rate, decay {halved[0].decay:g}", float(np.median(distances)),
             (min(distances), max(distances)),
-            f"the largest over {len(halved[0].steps) - 1} saves at equal Σ lr, relative to the weights; "
+            f"the largest over {len(halved[0].steps) - 1} saves at equal Σ lr, relative to the weights; at the end "
+            f"{max(ends):.2g} at most; "
             f"{over_seeds(len(distances))}",
         ))  # fmt: skip
     return findings

@@ -9,7 +9,7 @@ import numpy as np
 
 from grokscope.studies.published import published
 from grokscope.studies.result import Finding, Row
-from grokscope.studies.riemannian_readings import DROP, FIT, LEAST_DROP, Reading
+from grokscope.studies.riemannian_readings import DROP, FIT, LEAST_DROP, MIDDLE, Reading, Since
 from grokscope.studies.riemannian_rows import (
     Times,
     decays_of,
@@ -36,6 +36,8 @@ ON_THE_CLOCK = 0.25
 """Largest distance from 1 of a power of 1/λ that counts as the clock 1/λ."""
 NEAR = 10**0.5
 """Factor within which a time is near another: half a decade, what can be read off a logarithmic axis."""
+DROPS = {"diagonal": MIDDLE, "relu": DROP}
+"""Share of the drop that is compared with 1/λ: the paper says when it is (diagonal network), or when it starts."""
 ZERO = 1e-2
 """Largest relative squared error that counts as none, the level of the fit."""
 
@@ -66,7 +68,7 @@ def end_rows(readings: Sequence[Reading], words: str) -> tuple[list[Row], list[F
                 verdict(ends[1] <= STATIONARY, ends[0] > STATIONARY),
                 f"it was {np.median([one.tangent_share[0] for one in group]):.3g} at the start; what only decays is "
                 f"left with {math.exp(-_ticks(group)):.2g} of its size; {counted}; agrees: at most {STATIONARY:g} for "
-                "all",
+                f"all; {rank_words(group)}",
             ))  # fmt: skip
         for name in group[0].ends:
             values = [one.ends[name] for one in group]
@@ -103,12 +105,15 @@ def clock_rows(readings: Sequence[Reading], words: str) -> tuple[list[Row], list
     kind = kind_of(readings)
     rows, findings = _fit_rows(readings, words, kind)
     if kind in ("diagonal", "relu"):
-        what = "the drop of the test error starts"
-        rule = f"{100 * DROP:g} % of its fall after the fit is done, where it falls by {100 * LEAST_DROP:g} % at least"
-        made, said = _slow_clock(readings, words, kind, what, rule, Reading.drop_times)
+        share = DROPS[kind]
+        what = f"{100 * share:g} % of the drop of the test error is done"
+        rule = f"from the junction on, where it falls by {100 * LEAST_DROP:g} % at least"
+        made, said = _slow_clock(readings, words, kind, what, rule, lambda one: one.drop_times(share))
         rows, findings = rows + made, findings + said
         if made:
             rows += _near_rows(readings, words, kind)
+        findings += _drop_findings(readings, words, DROP + MIDDLE - share, "junction")
+        findings += _drop_findings(readings, words, DROP, "fit")
     if kind == "completion":
         what = f"the tail after {RANK_OF_COMPLETION} singular values is down by e"
         rule = "its sum against that at the fit"
@@ -154,6 +159,8 @@ def _slow_clock(
     for decay in decays_of(readings):
         group = [one for one in readings if one.decay == decay]
         known = [ends for one in group if (ends := times(one)) is not None]
+        if known and kind in DROPS and decay in judged(readings):
+            continue  # a row says it
         value = float(np.median([decay * sum(ends) / 2 for ends in known])) if known else None
         ends = (
             (decay * min(low for low, _ in known), decay * max(high for _, high in known)) if known else None
@@ -176,21 +183,43 @@ def _slow_clock(
 
 
 def _near_rows(readings: Sequence[Reading], words: str, kind: Kind) -> list[Row]:
-    """Whether the drop starts near 1/λ, at the paper's decays."""
+    """Whether the drop is near 1/λ, at the paper's decays."""
     rows = []
     for decay in judged(readings):
         group = [one for one in readings if one.decay == decay]
-        known = [ends for one in group if (ends := one.drop_times()) is not None]
+        known = [ends for one in group if (ends := one.drop_times(DROPS[kind])) is not None]
         if not known:
             continue
         ends = (decay * min(low for low, _ in known), decay * max(high for _, high in known))
         rows.append(Row(
-            f"{words}: start of the drop of the test error over 1/λ, decay {decay:g}", f"1: {theirs(kind)}",
-            float(np.median([decay * sum(one) / 2 for one in known])), ends, _within(1.0, ends),
+            f"{words}: λt at which {100 * DROPS[kind]:g} % of the drop of the test error is done, decay {decay:g}",
+            f"1: {theirs(kind)}", float(np.median([decay * sum(one) / 2 for one in known])), ends, _within(1.0, ends),
             f"{len(known)} of {len(group)} seeds show a drop; {over_seeds(len(known))}; agrees: within a factor "
             f"{NEAR:.3g} of 1 for all",
         ))  # fmt: skip
     return rows
+
+
+def _drop_findings(readings: Sequence[Reading], words: str, share: float, since: Since) -> list[Finding]:
+    """The power of 1/λ in the same time, taken otherwise."""
+
+    def times(one: Reading) -> tuple[float, float] | None:
+        return one.drop_times(share, since)
+
+    powers, last = powers_of(readings, times), decays_of(readings)[-2:]
+    if not powers:
+        return []
+    known = [
+        last[1] * sum(ends) / 2
+        for one in readings
+        if one.decay == last[1] and (ends := times(one)) is not None
+    ]
+    return [Finding(
+        f"{words}: power of 1/λ in the time at which {100 * share:g} % of the drop counted from the {since} is done",
+        float(np.median([middle for _, middle, _ in powers])),
+        (min(low for low, _, _ in powers), max(high for *_, high in powers)),
+        f"decays {last[0]:g} and {last[1]:g}; at the smaller λt = {np.median(known):.3g}; {over_seeds(len(powers))}",
+    )]  # fmt: skip
 
 
 def _within(value: float, ends: tuple[float, float]) -> str:

@@ -64,8 +64,8 @@ class ModularGrid:
 
 
 def modular_grid(scale: Scale) -> ModularGrid:
-    """Three seeds or six."""
-    return ModularGrid() if scale == "small" else ModularGrid(seeds=tuple(range(6)))
+    """Three seeds or four."""
+    return ModularGrid() if scale == "small" else ModularGrid(seeds=tuple(range(4)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,10 +31,11 @@ FIT = 1e-2
 """Relative squared error on what was trained on, under which a run counts as fitted."""
 HELD = 3
 """Saves over which a level must hold."""
-DROP = 0.1
-"""Share of the fall of the test error after the fit with which its drop starts."""
+DROP, MIDDLE = 0.1, 0.5
+"""Share of the fall of the test error with which its drop starts, and with which it is half done."""
 LEAST_DROP = 0.2
-"""Share of its value at the fit by which the test error must fall for there to be a drop."""
+"""Share of its value at the beginning by which the test error must fall for there to be a drop."""
+Since = Literal["junction", "fit"]
 MEASURED = Suite("riemannian", ("manifold",), options={"manifold": {"method": "exact", "null_samples": 0}})
 
 
@@ -92,19 +93,21 @@ class Reading:
         """The ends of the fit in time."""
         return self._in_time(self.fit)
 
-    def drop_times(self) -> tuple[float, float] | None:
-        """When the drop of the test error after the fit starts: `DROP` of it is done, held for `HELD` saves.
+    def drop_times(self, share: float = DROP, since: Since = "junction") -> tuple[float, float] | None:
+        """When ``share`` of the fall of the test error is done, held for `HELD` saves.
 
-        ``None`` where the run is not fitted or the error falls by less than `LEAST_DROP` of what it is at the fit.
+        The fall is that from the junction on, where the slow phase begins, or from the fit on. ``None`` where that did
+        not happen or the error falls by less than `LEAST_DROP` of what it is there.
         """
-        if self.fit.by is None:
+        from_ = self.junction if since == "junction" else self.fit
+        if from_ is None or from_.by is None:
             return None
-        since = self.steps >= self.fit.by
-        error = self.error_test[since]
+        after = self.steps >= from_.by
+        error = self.error_test[after]
         lowest = float(error.min())
         if lowest > (1 - LEAST_DROP) * error[0]:
             return None
-        return self._in_time(self._fallen(since, error, (1 - DROP) * float(error[0]) + DROP * lowest))
+        return self._in_time(self._fallen(after, error, (1 - share) * float(error[0]) + share * lowest))
 
     def tail_times(self, rank: int) -> tuple[float, float] | None:
         """When the sum of the singular values after the first ``rank`` has fallen to 1/e of what it is at the fit."""

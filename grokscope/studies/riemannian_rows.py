@@ -109,14 +109,16 @@ def collapse_rows(readings: Sequence[Reading], words: str) -> tuple[list[Row], l
     if not found:
         return [], []
     (pair, last), rest = list(found.items())[-1], list(found.items())[:-1]
-    end = last.interval[1] if last.interval else last.scaled
-    low = last.interval[0] if last.interval else last.scaled
+    low, end = last.interval or (0.0, math.inf)
+    plain = (
+        "in t itself they share no such stretch" if last.plain is None else f"in t itself {last.plain:.3g}"
+    )
+    rank = rank_words([one for one in readings if one.decay in pair])
     row = Row(
         f"{words}: spread of the weights in λt at decays {pair[0]:g} and {pair[1]:g}", f"0: {predicted(2)}",
         last.scaled, last.interval, verdict(end <= ONE_CURVE, low > ONE_CURVE),
         f"0: one curve, 1: unrelated; λt from {last.low:g} to {last.high:g}; agrees: the interval over seeds is at "
-        f"most {ONE_CURVE:g}" + (f"; in t itself {last.plain:.3g}" if last.plain is not None else
-                            "; in t itself they share no such stretch"),
+        f"most {ONE_CURVE:g}, which takes three seeds; {plain}; {rank}",
     )  # fmt: skip
     findings = [
         Finding(f"{words}: spread in λt at decays {a:g} and {b:g}", one.scaled, one.interval, "weights, as above")
