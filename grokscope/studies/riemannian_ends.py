@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -30,6 +31,8 @@ REPORTED = {
     "relu": "two_layer_relu",
 }
 """Kinds of models → what the paper calls their experiment."""
+END: dict[Kind, str] = {"diagonal": "l1", "completion": "singular values"}
+"""What that says of the end."""
 STATIONARY = 0.05
 """Largest share of the weights along the manifold at which the end counts as a point of stationary norm."""
 ON_THE_CLOCK = 0.25
@@ -42,9 +45,10 @@ ZERO = 1e-2
 """Largest relative squared error that counts as none, the level of the fit."""
 
 
-def theirs(kind: Kind) -> str:
-    """What the paper reported of one of its experiments."""
-    return published("riemannian")["experiments"][REPORTED[kind]]["reported"]
+def theirs(kind: Kind, about: str) -> str:
+    """The part of what the paper reported of one of its experiments in which a word stands."""
+    said = published("riemannian")["experiments"][REPORTED[kind]]["reported"]
+    return next(part for part in re.split("[,;] ", said) if about in part)
 
 
 def kind_of(readings: Sequence[Reading]) -> Kind:
@@ -80,7 +84,7 @@ def end_rows(readings: Sequence[Reading], words: str) -> tuple[list[Row], list[F
                 findings.append(Finding(said, float(np.median(values)), ends, f"relative; {counted}"))
                 continue
             rows.append(Row(
-                said, f"0: {theirs(kind_of(group))}", float(np.median(values)), ends,
+                said, f"0: {theirs(kind_of(group), END[kind_of(group)])}", float(np.median(values)), ends,
                 verdict(ends[1] <= CONVEX, ends[0] > CONVEX),
                 f"relative; {counted}; agrees: at most {CONVEX:g} for all, with what decay has not taken away by then",
             ))  # fmt: skip
@@ -89,7 +93,7 @@ def end_rows(readings: Sequence[Reading], words: str) -> tuple[list[Row], list[F
         said = f"{words}: test error at the end, decay {decay:g}"
         if kind_of(group) == "diagonal" and decay in judged(readings):
             rows.append(Row(
-                said, f"0: {theirs('diagonal')}", float(np.median(errors)), ends,
+                said, f"0: {theirs('diagonal', 'test loss')}", float(np.median(errors)), ends,
                 verdict(ends[1] <= ZERO, ends[0] > ZERO),
                 f"relative squared error; {counted}; agrees: at most {ZERO:g} for all",
             ))  # fmt: skip
@@ -144,7 +148,7 @@ def _fit_rows(readings: Sequence[Reading], words: str, kind: Kind) -> tuple[list
             findings.append(Finding(said, value, ends, note))
             continue
         rows.append(Row(
-            said, f"1e2: {theirs(kind)}", value, ends, _within(100.0, ends),
+            said, f"1e2: {theirs(kind, 'interpolates')}", value, ends, _within(100.0, ends),
             f"Σ lr; {note}; agrees: within a factor {NEAR:.3g} of 100 for all. The paper's step size, sample and "
             "sparsity are not published, and this time goes with them",
         ))  # fmt: skip
@@ -175,7 +179,7 @@ def _slow_clock(
     ends = (min(low for low, _, _ in powers), max(high for *_, high in powers))
     return [Row(
         f"{words}: power of 1/λ in the time at which {what}, decays {last[0]:g} and {last[1]:g}",
-        f"1: {theirs(kind)}", float(np.median([middle for _, middle, _ in powers])), ends,
+        f"1: {theirs(kind, '1/lambda')}", float(np.median([middle for _, middle, _ in powers])), ends,
         near(ends, 1, ON_THE_CLOCK),
         f"{rule}; {over_seeds(len(powers))}, the spacing of saves counted; agrees: within {ON_THE_CLOCK:g} of 1 for "
         "all",
@@ -193,7 +197,8 @@ def _near_rows(readings: Sequence[Reading], words: str, kind: Kind) -> list[Row]
         ends = (decay * min(low for low, _ in known), decay * max(high for _, high in known))
         rows.append(Row(
             f"{words}: λt at which {100 * DROPS[kind]:g} % of the drop of the test error is done, decay {decay:g}",
-            f"1: {theirs(kind)}", float(np.median([decay * sum(one) / 2 for one in known])), ends, _within(1.0, ends),
+            f"1: {theirs(kind, '1/lambda')}", float(np.median([decay * sum(one) / 2 for one in known])), ends,
+            _within(1.0, ends),
             f"{len(known)} of {len(group)} seeds show a drop; {over_seeds(len(known))}; agrees: within a factor "
             f"{NEAR:.3g} of 1 for all",
         ))  # fmt: skip

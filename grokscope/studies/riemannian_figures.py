@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
-from grokscope.probes.drawing import CYCLE, INK, legend
+from grokscope.probes.drawing import CYCLE, INK
 from grokscope.report.figures import Drawing
 from grokscope.studies.result import drawing
 from grokscope.studies.riemannian_readings import Reading
@@ -132,27 +132,26 @@ def rank_figure(readings: Sequence[Reading]) -> Drawing:
 
     def draw(figure: Figure) -> None:
         panels = np.atleast_1d(figure.subplots(1, len(pairs)))
+        handles: dict[str, Artist] = {}
         for axes, names in zip(panels, pairs.values(), strict=True):
-            for place, name in enumerate(names):
-                label = EXPERIMENTS[name].words
+            for name in names:
+                colour = CYCLE[len(handles)]
                 for one in readings:
-                    if one.experiment == name:
-                        axes.plot(
-                            one.decay * one.times[1:],
-                            one.rank[1:],
-                            color=CYCLE[place],
-                            linewidth=1.2,
-                            label=label,
-                        )
-                        label = ""
+                    if one.experiment != name:
+                        continue
+                    (line,) = axes.plot(
+                        one.decay * one.times[1:], one.rank[1:] / one.rank[0], color=colour, linewidth=1.2
+                    )
+                    handles.setdefault(EXPERIMENTS[name].words, line)
+            axes.set_title(EXPERIMENTS[names[0]].words)
             axes.set_xscale("log")
             axes.set_xlabel("λt")
-            axes.set_ylabel("rank of the Jacobian")
-            axes.set_ylim(bottom=0)
-            legend(axes)
+            axes.set_ylim(0, 1.05)
+        panels[0].set_ylabel("rank over that at the start")
+        figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=3)
 
     caption = (
         "Rank of the Jacobian of the training outputs, singular values under 1e-8 of the largest left out, every run. "
         "The theory takes it to be constant and so excludes sparse and low-rank targets."
     )
-    return drawing("The rank where the target is sparse or of low rank", caption, draw, "r4", (8.0, 3.4))
+    return drawing("The rank where the target is sparse or of low rank", caption, draw, "r4", (8.0, 3.8))

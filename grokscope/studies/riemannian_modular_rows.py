@@ -47,8 +47,9 @@ def modular_part(readings: Sequence[ModularReading], grid: ModularGrid) -> Part:
         chosen=(
             f"Modular addition: p = {grid.p}, {100 * grid.fraction:g} % of the pairs, one-hot inputs, {grid.hidden} "
             f"quadratic units without biases, half the squared error summed over classes, gradient descent at rate "
-            f"{grid.rate:g}, decays {', '.join(f'{decay:g}' for decay in grid.decays)}. The setting was looked for "
-            "until it grokked, before anything was read off it."
+            f"{grid.rate:g}, decays {', '.join(f'{decay:g}' for decay in grid.decays)}. p, width and "
+            "share of pairs were looked for until the network grokked, the rate is that which the rule on the "
+            "step size allows."
         ),
         data={"modular": [one.as_json() for one in readings]},
     )
@@ -203,7 +204,9 @@ def _answer(readings: Sequence[ModularReading], rows: Sequence[Row]) -> str:
     grokked = sum(one.grok.by is not None for one in last)
     drift = [row for row in rows if "drift" in row.quantity and row.quantity.endswith(f"decay {smallest:g}")]
     against = [
-        f"{row.quantity.removeprefix(f'{WORDS}: ')} ({row.verdict})"
+        f"{row.quantity.removeprefix(f'{WORDS}: ')} ({row.ours:.3g})"
+        if isinstance(row.ours, float)
+        else row.quantity
         for row in rows
         if row.verdict != "agrees"
     ]
@@ -213,14 +216,23 @@ def _answer(readings: Sequence[ModularReading], rows: Sequence[Row]) -> str:
         word = "no"
     else:
         word = "in part" if against else "yes"
-    numbers = ", ".join(
-        f"{row.quantity.removeprefix(f'{WORDS}: ')} {row.ours:.3g}"
-        for row in [*drift, *(row for row in rows if "power" in row.quantity)]
+    numbers = [
+        f"{'cosine' if 'cosine' in row.quantity else 'speed'} {row.ours:.3g}"
+        for row in drift
         if isinstance(row.ours, float)
-    )
+    ]
+    powers = [
+        f"the grok step goes as λ to the power −{row.ours:.3g}"
+        for row in rows
+        if "power" in row.quantity and isinstance(row.ours, float)
+    ]
+    told = [
+        f"from the junction to the grok at decay {smallest:g}: {', '.join(numbers)}" if numbers else "",
+        *powers,
+    ]
     said = f"Does the slow phase describe grokking on modular addition with squared loss? {word.capitalize()}"
-    said += f" ({numbers}; {grokked} of {len(last)} runs grok)"
-    return said + (f"; all but: {'; '.join(against)}." if against else ".")
+    said += f" ({'; '.join([*filter(None, told), f'{grokked} of {len(last)} runs grok'])})."
+    return said + (f" Not as predicted: {'; '.join(against)}." if against else "")
 
 
 def _figure(readings: Sequence[ModularReading]) -> Drawing:

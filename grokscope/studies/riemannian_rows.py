@@ -52,10 +52,10 @@ def judged(readings: Sequence[Reading]) -> list[float]:
 
 
 def over_seeds(count: int) -> str:
-    """What the interval is: the range of few seeds, with how surely it holds the median."""
+    """What the interval is: the range of the seeds, and how surely that holds the median."""
     if count == 1:
         return "one seed"
-    return f"median and range over {count} seeds, which holds the median with {100 * (1 - 2.0 ** (1 - count)):.3g} %"
+    return f"range of {count} seeds ({100 * (1 - 2.0 ** (1 - count)):.0f} %)"
 
 
 def exact_rows(readings: Sequence[Reading], words: str) -> list[Row]:
@@ -110,9 +110,7 @@ def collapse_rows(readings: Sequence[Reading], words: str) -> tuple[list[Row], l
         return [], []
     (pair, last), rest = list(found.items())[-1], list(found.items())[:-1]
     low, end = last.interval or (0.0, math.inf)
-    plain = (
-        "in t itself they share no such stretch" if last.plain is None else f"in t itself {last.plain:.3g}"
-    )
+    plain = "over t they share no such stretch" if last.plain is None else f"over t instead {last.plain:.3g}"
     rank = rank_words([one for one in readings if one.decay in pair])
     row = Row(
         f"{words}: spread of the weights in λt at decays {pair[0]:g} and {pair[1]:g}", f"0: {predicted(2)}",

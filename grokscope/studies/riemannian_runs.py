@@ -16,8 +16,8 @@ from grokscope.studies.sweep import Arm, Scale
 RECIPE = "deep-linear"
 SPAN = 5.0
 """Σ lr × decay at the end of a run: what only decays has shrunk by e^-5."""
-LONG = 100.0
-"""The same for the runs in which the rank is followed: e^-100 is far under the tolerance of the rank."""
+LONG = 60.0
+"""The same for the runs in which the rank is followed: e^-60 is far under the tolerance of the rank."""
 EARLY, LATE = 80, 60
 """Saves until the largest decay has ended, and after."""
 COMPARED = 10
@@ -33,6 +33,7 @@ class Experiment:
     """One model on one task.
 
     ``rate`` is the learning rate; whether it is small enough for gradient descent to follow its flow is measured.
+    ``setup`` says the task and the model in words.
     """
 
     words: str
@@ -40,18 +41,22 @@ class Experiment:
     task: str
     model: str
     rate: float
+    setup: str = ""
 
 
 def _linear() -> Experiment:
     task = '{name="regression", teacher="linear", d=40, train=20, test=200, loss="mean"}'
-    return Experiment("linear regression", "linear", task, '{family="deep-linear", depth=1}', 0.1)
+    setup = "d = 40, 20 samples, loss a mean"
+    return Experiment("linear regression", "linear", task, '{family="deep-linear", depth=1}', 0.1, setup)
 
 
 def _diagonal(
     words: str, teacher: str = "sparse", support: int = 3, variance: float = 0.1, rate: float = 0.1
 ) -> Experiment:
     task = f'{{name="regression", teacher="{teacher}", d=40, train=20, test=200, support={support}, loss="mean"}}'
-    return Experiment(words, "diagonal", task, f'{{family="diagonal", init_scale={variance**0.5!r}}}', rate)
+    model = f'{{family="diagonal", init_scale={variance**0.5!r}}}'
+    setup = f"d = 40, 20 samples, {support} coefficients of ±1, initial variance {variance:g}, loss a mean"
+    return Experiment(words, "diagonal", task, model, rate, setup)
 
 
 def _completion(
@@ -59,13 +64,18 @@ def _completion(
 ) -> Experiment:
     task = f'{{name="completion", d=20, rank={rank}, train_fraction={fraction}}}'
     model = f'{{family="deep-linear", depth=2, init_scale={init}}}'
-    return Experiment(words, "completion", task, model, rate)
+    setup = f"20×20, rank {rank}, {100 * fraction:g} % observed, initial variance {init**2:g}/20, loss a sum"
+    return Experiment(words, "completion", task, model, rate, setup)
 
 
 def _relu(words: str, init: float = 1.0, rate: float = 0.0125) -> Experiment:
     task = '{name="regression", teacher="relu", d=1, train=10, test=200, neurons=3, span=2.0, loss="mean"}'
     model = f'{{family="feature-mlp", hidden=[100], activation="relu", init_scale={init}}}'
-    return Experiment(words, "relu", task, model, rate)
+    setup = (
+        f"100 neurons with biases, 10 points in [−2, 2], 3 ReLUs as teacher, initial variance {init**2:g} before the "
+        f"neurons and {init**2:g}/100 after them, loss a mean"
+    )
+    return Experiment(words, "relu", task, model, rate, setup)
 
 
 MAIN: dict[str, Experiment] = {
@@ -76,9 +86,10 @@ MAIN: dict[str, Experiment] = {
 }
 CONTROLS: dict[str, Experiment] = {
     "diagonal.dense": _diagonal("diagonal network, dense teacher", "linear"),
+    "completion.recovered": _completion("completion, 80 % observed", fraction=0.8),
     "completion.full-rank": _completion("completion of full rank", 20),
 }
-"""Targets of full support and rank; the experiment that each stands beside is the word before the dot."""
+"""Targets of full support or rank, and one that the least nuclear norm recovers, for the rank of the Jacobian."""
 VARIED: dict[str, Experiment] = {
     "diagonal.smaller": _diagonal("diagonal network, initial variance 0.01", variance=0.01),
     "diagonal.larger": _diagonal("diagonal network, initial variance 0.4", variance=0.4, rate=0.05),
@@ -157,9 +168,10 @@ class Grid:
         if cell.role == "half rate":
             saves = ["0:0:1", *(f"{2 * step}:{2 * step}:1" for step in self.compared(cell))]
         else:
-            saves = ["0:1:1", f"log:1:{shared}:{self.early}"]
+            fewer = 2 if cell.role == "long" else 1
+            saves = ["0:1:1", f"log:1:{shared}:{self.early // fewer}"]
             if last > shared:
-                saves.append(f"log:{shared}:end:{self.late}")
+                saves.append(f"log:{shared}:end:{self.late // fewer}")
         schedule = f"[{', '.join(repr(window) for window in saves)}]"
         overrides = (
             f"task={experiment.task}", f"model={experiment.model}", f"train.lr={rate:g}",
@@ -184,7 +196,7 @@ class Grid:
 
 def grid_of(scale: Scale) -> Grid:
     """Three decades of decay and three seeds, or four and six, with what the paper leaves open varied."""
-    beside = ("diagonal", "diagonal.dense", "completion", "completion.full-rank")
+    beside = ("diagonal", "diagonal.dense", "completion", "completion.recovered", "completion.full-rank")
     names = tuple(MAIN)
     if scale == "small":
         return Grid(names, (1e-1, 1e-2, 1e-3), (0, 1, 2), long=beside, half=names)

@@ -99,7 +99,7 @@ def test_drift_is_judged_at_the_decays_of_the_paper(lawful):
     slow = [replace(one, speed=0.5, cosine=0.6) if one.decay == 1e-4 else one for one in lawful]
     assert [row.verdict for row in drift_rows(slow, "words")[0]] == ["agrees"] * 2 + ["differs"] * 2
     assert "rank 4 throughout" in rows[0].note
-    assert "75 %" in rows[0].note
+    assert "range of 3 seeds (75 %)" in rows[0].note
     mixed = [replace(one, speed=0.5, cosine=0.6) if not one.seed else one for one in lawful]
     assert {row.verdict for row in drift_rows(mixed, "words")[0]} == {"cannot tell"}
     moved = [replace(one, ranks=(2, 4)) for one in lawful]
@@ -357,6 +357,7 @@ def test_the_full_grid_varies_what_the_paper_leaves_open():
     assert 1e-3 in full.decays
     assert full.seeds_of(Cell("relu", 1e-4)) == full.seeds[: full.fewest]
     assert full.seeds_of(Cell("relu", 1e-3)) == full.seeds
+    assert all(EXPERIMENTS[name].setup for name in MAIN)
 
 
 def bench_in(folder: Path) -> Bench:
@@ -405,7 +406,9 @@ def test_real_runs_end_to_end(tmp_path: Path):
         assert 0 < half < 0.2
     assert "completion, 70 % observed: verdicts as in the main runs" in told
     page, data = write_result(result, tmp_path / "reports", bench.used)
-    assert "Norm minimisation" in page.read_text()
+    text = page.read_text()
+    assert "Norm minimisation" in text
+    assert "Predictions that agree: linear regression" in text
     json.loads(data.read_text())
     with pytest.raises(GrokscopeError, match="no run with weight decay"):
         assemble([one for one in readings if not one.decay], grid, "small")
