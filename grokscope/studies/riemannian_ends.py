@@ -12,6 +12,7 @@ from grokscope.studies.published import published
 from grokscope.studies.result import Finding, Row
 from grokscope.studies.riemannian_readings import DROP, FIT, LEAST_DROP, MIDDLE, Reading, Since
 from grokscope.studies.riemannian_rows import (
+    LOGARITHMIC,
     Times,
     decays_of,
     judged,
@@ -107,6 +108,8 @@ def end_rows(readings: Sequence[Reading], words: str) -> tuple[list[Row], list[F
 def clock_rows(readings: Sequence[Reading], words: str) -> tuple[list[Row], list[Finding]]:
     """What the paper says of times: when the fit settles, when the test error drops, when the tail is gone."""
     kind = kind_of(readings)
+    if kind == "linear":
+        return [], []  # the paper says nothing of its times, and all of them are known in closed form
     rows, findings = _fit_rows(readings, words, kind)
     if kind in ("diagonal", "relu"):
         share = DROPS[kind]
@@ -152,7 +155,22 @@ def _fit_rows(readings: Sequence[Reading], words: str, kind: Kind) -> tuple[list
             f"Σ lr; {note}; agrees: within a factor {NEAR:.3g} of 100 for all. The paper's step size, sample and "
             "sparsity are not published, and this time goes with them",
         ))  # fmt: skip
+    powers, last = powers_of(readings, fit_of), decays_of(readings)[-2:]
+    if kind == "completion" and powers:
+        ends = (min(low for low, _, _ in powers), max(high for *_, high in powers))
+        rows.append(Row(
+            f"{words}: power of 1/λ in the time of the fit, decays {last[0]:g} and {last[1]:g}",
+            f"0: {theirs(kind, 'early')}", float(np.median([middle for _, middle, _ in powers])), ends,
+            verdict(max(map(abs, ends)) < LOGARITHMIC, min(map(abs, ends)) >= LOGARITHMIC),
+            f"training error at most {FIT:g}; {over_seeds(len(powers))}, the spacing of saves counted; agrees: under "
+            f"{LOGARITHMIC:g} either way for all, where a time of order 1/λ has 1",
+        ))  # fmt: skip
     return rows, findings
+
+
+def fit_of(one: Reading) -> tuple[float, float] | None:
+    """The ends of the fit in time."""
+    return one.fit_times
 
 
 def _slow_clock(
@@ -259,6 +277,9 @@ def long_findings(readings: Sequence[Reading]) -> list[Finding]:
             if lost
             else "; constant in all of them, as the theory assumes"
         )
+        if EXPERIMENTS[name].kind == "completion" and group[0].sigma is not None:
+            free = RANK_OF_COMPLETION * (2 * group[0].sigma.shape[1] - RANK_OF_COMPLETION)
+            note += f"; matrices of rank {RANK_OF_COMPLETION} have {free} directions"
         findings.append(Finding(
             f"{words}: rank of the Jacobian at λt = {_ticks(group):.0f}, decay {decay:g}", float(np.median(ends)),
             (min(ends), max(ends)), note,

@@ -93,7 +93,7 @@ def errors_figure(groups: Groups) -> Drawing:
 
     caption = (
         "Relative squared error on what was not trained on, over time times decay, one seed. Dots: the fit of the "
-        "training data. Dotted: λt = 1, near which the paper sees the drop."
+        "training data. Upright: λt = 1, near which the paper sees the drop."
     )
     return drawing("The drop of the test error", caption, draw, "r3", (10.0, 3.2))
 
@@ -112,14 +112,21 @@ def junction_figure(groups: Groups) -> Drawing:
                 axes.plot([x, x], ends, color=CYCLE[0], linewidth=3, alpha=0.6)
                 if one.exact is not None and one.exact[1] is not None:
                     axes.plot(x, one.exact[1], "_", color=INK, markersize=9)
+            for seed in sorted({one.seed for one in readings}):
+                known = [
+                    (-math.log(one.decay), sum(ends) / 2)
+                    for one in readings
+                    if one.seed == seed and one.decay and (ends := one.junction_times) is not None
+                ]
+                axes.plot(*zip(*sorted(known), strict=True), color=CYCLE[0], linewidth=0.6, alpha=0.6)
             axes.set_title(words)
             axes.set_xlabel("−ln λ")
             axes.set_ylim(bottom=0)
         panels[0].set_ylabel("junction, Σ lr")
 
     caption = (
-        "Time at which the gradient first drops under the decay, as the interval between two saves, every run: "
-        "straight where it goes with −ln λ. Strokes across: the closed form of linear regression."
+        "Time at which the gradient first drops under the decay, as the interval between two saves, a line for "
+        "each seed: straight where it goes with −ln λ. Strokes across: the closed form of linear regression."
     )
     return drawing("The junction", caption, draw, "r2", (10.0, 3.0))
 

@@ -214,11 +214,23 @@ def test_the_tail_of_completion_on_the_clock_of_decay(lawful):
     # e-fold from the fit on, which is early
     last = [finding for finding in findings if "down by e, decay 1e-05" in finding.quantity]
     assert last[0].ours == pytest.approx(1, abs=0.1)
+    settles = rows_by_words(rows)["power of 1/λ in the time of the fit"]
+    assert (settles.ours, settles.verdict) == (pytest.approx(0, abs=0.1), "agrees")
     rows, _ = clock_rows([falling(one, "completion", lambda decay: 0.01) for one in decayed], "words")
-    assert [row.verdict for row in rows] == ["differs"]
+    assert [row.verdict for row in rows] == ["agrees", "differs"]
+    slow = [
+        replace(falling(one, "completion"), fit=Crossing(round(0.9 / one.decay / RATE), round(1 / one.decay / RATE),
+                                                         False))
+        for one in decayed
+    ]  # fmt: skip
+    assert (
+        rows_by_words(clock_rows(slow, "words")[0])["power of 1/λ in the time of the fit"].verdict
+        == "differs"
+    )
     still = [falling(one, "completion", lambda decay: 0.0) for one in decayed]
     rows, findings = clock_rows(still, "words")
-    assert rows == []
+    assert list(rows_by_words(rows)) == ["power of 1/λ in the time of the fit"]
+    assert clock_rows(decayed, "words") == ([], [])
     assert "0 of 3 seeds show it" in findings[-1].note
 
 
@@ -282,6 +294,8 @@ def test_ranks_in_the_long_run(lawful):
     assert "4 at the start" in first.note
     assert "is lost at λt from 2" in first.note
     assert "constant" in second.note
+    whole = replace(held, sigma=np.ones((len(one.steps), 20)))
+    assert "matrices of rank 3 have 111 directions" in long_findings([whole])[0].note
 
 
 def test_the_step_size_is_told(lawful):
