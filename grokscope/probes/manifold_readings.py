@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from grokscope.measures.manifold import (
     KernelProjection,
@@ -73,6 +74,13 @@ class ManifoldReader:
         """(R,): outputs of the entries that were trained on; the answers are constants."""
         outputs = self.model.forward(params, self.objective.inputs)
         return outputs.reshape(-1)[self.entries]
+
+    def answers(self) -> Tensor:
+        """(R,): what the entries that were trained on should be."""
+        targets = self.objective.targets
+        if targets.ndim == 1:
+            targets = one_hot(targets, self.model.n_classes).to(torch.float64)
+        return targets.reshape(-1)[self.entries]
 
     def gradient(self, params: Params) -> Array:
         """(P,): ∇F, without decay."""

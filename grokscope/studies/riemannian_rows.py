@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -25,12 +25,11 @@ SPEED = 0.1
 """Largest distance of the speed ratio from 1."""
 LOGARITHMIC = 0.5
 """Power of 1/λ that the junction must stay under: a logarithm grows slower than any, 1/λ itself has power 1."""
-CONVEX = 0.1
-"""Largest relative distance from the minimum of the convex problem at which the end counts as that minimum."""
-REPORTED = {"diagonal": "diagonal_linear", "completion": "matrix_completion"}
-"""Experiments that end at a convex minimum → what the paper reported of them."""
-STATIONARY = 0.05
-"""Largest share of the weights along the manifold at which the end counts as a point of stationary norm."""
+FIRST_ORDER = 0.5
+"""Least power of λ in the distance to the run without decay at which it counts as vanishing with λ."""
+_TINY = 1e-12
+EARLY = 0.1
+"""λt of the larger decay up to which runs are compared with the one without."""
 COLLAPSED = (0.3, 4.5)
 """Range of λt over which curves are compared."""
 
@@ -43,6 +42,20 @@ def predicted(place: int) -> str:
 def decays_of(readings: Sequence[Reading]) -> list[float]:
     """The decays above 0, largest first."""
     return sorted({one.decay for one in readings if one.decay > 0}, reverse=True)
+
+
+def judged(readings: Sequence[Reading]) -> list[float]:
+    """The decays that rows speak of: those of the paper that were run, the smallest where none was."""
+    theirs = {one["lambda"] for one in published("riemannian")["experiments"].values()}
+    found = decays_of(readings)
+    return [decay for decay in found if decay in theirs] or found[-1:]
+
+
+def over_seeds(count: int) -> str:
+    """What the interval is: the range of the seeds, and how surely that holds the median."""
+    if count == 1:
+        return "one seed"
+    return f"range of {count} seeds ({100 * (1 - 2.0 ** (1 - count)):.0f} %)"
 
 
 def exact_rows(readings: Sequence[Reading], words: str) -> list[Row]:
@@ -67,7 +80,7 @@ def exact_rows(readings: Sequence[Reading], words: str) -> list[Row]:
         ends = (min(ratios), max(ratios))
         rows.append(Row(
             f"{words}: time of the junction over that of the flow", "1 (closed form)", float(np.median(ratios)), ends,
-            _verdict(ends[0] >= 1 - CLOSE and ends[1] <= 1 + CLOSE, ends[1] < 1 - CLOSE or ends[0] > 1 + CLOSE),
+            verdict(ends[0] >= 1 - CLOSE and ends[1] <= 1 + CLOSE, ends[1] < 1 - CLOSE or ends[0] > 1 + CLOSE),
             f"the middle of its interval; median and range over {len(ratios)} runs; agrees: within {CLOSE:g} of 1 for "
             "all, which leaves room for the spacing of saves and for updates of finite length",
         ))  # fmt: skip
@@ -96,14 +109,14 @@ def collapse_rows(readings: Sequence[Reading], words: str) -> tuple[list[Row], l
     if not found:
         return [], []
     (pair, last), rest = list(found.items())[-1], list(found.items())[:-1]
-    end = last.interval[1] if last.interval else last.scaled
-    low = last.interval[0] if last.interval else last.scaled
+    low, end = last.interval or (0.0, math.inf)
+    plain = "over t they share no such stretch" if last.plain is None else f"over t instead {last.plain:.3g}"
+    rank = rank_words([one for one in readings if one.decay in pair])
     row = Row(
         f"{words}: spread of the weights in λt at decays {pair[0]:g} and {pair[1]:g}", f"0: {predicted(2)}",
-        last.scaled, last.interval, _verdict(end <= ONE_CURVE, low > ONE_CURVE),
+        last.scaled, last.interval, verdict(end <= ONE_CURVE, low > ONE_CURVE),
         f"0: one curve, 1: unrelated; λt from {last.low:g} to {last.high:g}; agrees: the interval over seeds is at "
-        f"most {ONE_CURVE:g}" + (f"; in t itself {last.plain:.3g}" if last.plain is not None else
-                            "; in t itself they share no such stretch"),
+        f"most {ONE_CURVE:g}, which takes three seeds; {plain}; {rank}",
     )  # fmt: skip
     findings = [
         Finding(f"{words}: spread in λt at decays {a:g} and {b:g}", one.scaled, one.interval, "weights, as above")
@@ -113,153 +126,190 @@ def collapse_rows(readings: Sequence[Reading], words: str) -> tuple[list[Row], l
 
 
 def drift_rows(readings: Sequence[Reading], words: str) -> tuple[list[Row], list[Finding]]:
-    """Direction and speed within the slow phase: the smallest decay as rows, the others as findings."""
+    """Direction and speed within the slow phase: the paper's decays as rows, the others as findings."""
     rows: list[Row] = []
     findings: list[Finding] = []
-    smallest = decays_of(readings)[-1]
     for decay in decays_of(readings):
         group = [one for one in readings if one.decay == decay]
         cosines = [one.cosine for one in group if one.cosine is not None]
         speeds = [one.speed for one in group if one.speed is not None]
-        note = f"median over λt from {SLOW[0]:g} to {SLOW[1]:g}, median and range over {len(cosines)} seeds"
         if not cosines or not speeds:
             continue
+        note = f"median over λt from {SLOW[0]:g} to {SLOW[1]:g}; {over_seeds(len(cosines))}"
         ends, limits = (min(cosines), max(cosines)), (min(speeds), max(speeds))
         names = [f"{words}: {what} at decay {decay:g}" for what in ("drift cosine with −P w", "drift speed")]
-        if decay != smallest:
+        if decay not in judged(readings):
             for name, values, end in ((names[0], cosines, ends), (names[1], speeds, limits)):
                 findings.append(Finding(name, float(np.median(values)), end, note, 5))
             continue
-        rank = _rank_words(group)
+        rank = rank_words(group)
         rows.append(Row(
             names[0], f"1: {predicted(0)}", float(np.median(cosines)), ends,
-            _verdict(ends[0] >= ALONG, ends[1] < ALONG),
+            verdict(ends[0] >= ALONG, ends[1] < ALONG),
             f"{note}; agrees: at least {ALONG:g} for all; {rank}", digits=5,
         ))  # fmt: skip
         rows.append(Row(
             names[1], f"1: {predicted(0)}", float(np.median(speeds)), limits,
-            _verdict(limits[0] >= 1 - SPEED and limits[1] <= 1 + SPEED,
-                     limits[1] < 1 - SPEED or limits[0] > 1 + SPEED),
+            near(limits, 1, SPEED),
             f"over λ|P w|, discrete updates counted; {note}; agrees: within {SPEED:g} of 1 for all; {rank}", digits=5,
         ))  # fmt: skip
     return rows, findings
 
 
-def junction_rows(readings: Sequence[Reading], words: str) -> list[Row]:
-    """Time of the junction on −ln λ at the two smallest decays: its slope, and the power of 1/λ that it would have.
+Timed = tuple[float, tuple[float, float]]
+"""A decay, and the ends of an event in time."""
+Times = Callable[[Reading], tuple[float, float] | None]
+"""The ends of an event in time, ``None`` where it did not happen."""
 
-    At a large decay the junction lies at the very beginning, where nothing has relaxed yet.
+
+def powers_of(readings: Sequence[Reading], times: Times) -> list[tuple[float, float, float]]:
+    """Of 1/λ in a time between the two smallest decays, seed by seed: lowest, middle, highest.
+
+    The ends are those that the intervals between saves allow.
     """
-    powers, slopes = [], []
-    last = decays_of(readings)[-2:]
+    return [powers_between(*both) for both in pairs_of(readings, times)]
+
+
+def powers_between(first: Timed, second: Timed) -> tuple[float, float, float]:
+    """The power of 1/λ in a time from its ends at a larger and at a smaller decay: lowest, middle, highest."""
+    width = math.log(first[0] / second[0])
+    (low, high), (after, by) = first[1], second[1]
+    ratios = max(after, _TINY) / high, (after + by) / (low + high), by / max(low, _TINY)
+    return tuple(math.log(ratio) / width for ratio in ratios)  # pyright: ignore[reportReturnType]
+
+
+def pairs_of(
+    readings: Sequence[Reading], times: Times, decays: tuple[float, float] | None = None
+) -> list[tuple[Timed, Timed]]:
+    """(decay, ends of the event) at the larger and the smaller of two decays, for seeds that have both."""
+    found: list[tuple[Timed, Timed]] = []
+    last = decays or tuple(decays_of(readings)[-2:])
     for seed in sorted({one.seed for one in readings}):
-        group = [one for one in readings if one.seed == seed and one.decay in last]
-        ends = [(one.decay, one.junction_times) for one in group]
-        known = [(decay, end) for decay, end in ends if end is not None and end[1] > 0]
-        if len(known) < len(group) or len(known) < 2:
-            continue
-        logs = np.array([-math.log(decay) for decay, _ in known])
-        middles = np.array([(low + high) / 2 for _, (low, high) in known])
-        slopes.append(_slope(logs, middles))
-        powers.append(_slope(logs, np.log(middles)))
+        known: list[Timed] = []
+        for decay in last:
+            for one in readings:
+                ends = times(one) if (one.seed, one.decay) == (seed, decay) else None
+                if ends is not None and ends[1] > 0:
+                    known.append((decay, ends))
+        if len(known) == 2:
+            found.append((known[0], known[1]))
+    return found
+
+
+def junction_of(one: Reading) -> tuple[float, float] | None:
+    """The ends of the junction in time."""
+    return one.junction_times
+
+
+def junction_rows(readings: Sequence[Reading], words: str) -> tuple[list[Row], list[Finding]]:
+    """Time of the junction over −ln λ: the power of 1/λ that it would have, and its slope.
+
+    At a large decay the junction lies at the very beginning, where nothing has relaxed yet: rows are about the two
+    smallest decays.
+    """
+    powers = powers_of(readings, junction_of)
     if not powers:
-        return []
-    limits = (min(powers), max(powers))
-    return [Row(
+        return [], []
+    last = decays_of(readings)[-2:]
+    limits = (min(low for low, _, _ in powers), max(high for *_, high in powers))
+    rows = [Row(
         f"{words}: power of 1/λ in the time of the junction, decays {last[0]:g} and {last[-1]:g}",
-        f"0: {predicted(1)}", float(np.median(powers)), limits,
-        _verdict(limits[1] < LOGARITHMIC, limits[0] >= LOGARITHMIC),
-        f"slope on −ln λ {np.median(slopes):.3g} ({min(slopes):.3g} to {max(slopes):.3g}) in Σ lr; median and range "
-        f"over {len(powers)} seeds; agrees: under {LOGARITHMIC:g} for all, where a time of order 1/λ has 1",
+        f"0: {predicted(1)}", float(np.median([middle for _, middle, _ in powers])), limits,
+        verdict(limits[1] < LOGARITHMIC, limits[0] >= LOGARITHMIC),
+        f"{over_seeds(len(powers))}, the spacing of saves counted; agrees: under {LOGARITHMIC:g} for all, where a time "
+        "of order 1/λ has 1",
+    )]  # fmt: skip
+    findings: list[Finding] = []
+    for pair in pairwise(decays_of(readings)):
+        slopes = [_slope_between(*both) for both in pairs_of(readings, junction_of, pair)]
+        if not slopes:
+            continue
+        findings.append(Finding(
+            f"{words}: slope of the junction on −ln λ, decays {pair[0]:g} and {pair[1]:g}",
+            float(np.median([middle for _, middle, _ in slopes])),
+            (min(low for low, _, _ in slopes), max(high for *_, high in slopes)),
+            f"in Σ lr; {over_seeds(len(slopes))}, the spacing of saves counted; a logarithm has one slope at all "
+            "decays, and at small ones it is 1 over the smallest curvature that is not 0",
+        ))  # fmt: skip
+    return rows + _solved_slope(readings, words), findings
+
+
+def _slope_between(first: Timed, second: Timed) -> tuple[float, float, float]:
+    width = math.log(first[0] / second[0])
+    (low, high), (after, by) = first[1], second[1]
+    return (after - high) / width, (after + by - low - high) / 2 / width, (by - low) / width
+
+
+def _solved_slope(readings: Sequence[Reading], words: str) -> list[Row]:
+    """The slope between the two smallest decays over that of the closed form, where there is one."""
+
+    def solved(one: Reading) -> tuple[float, float] | None:
+        at = None if one.exact is None else one.exact[1]
+        return None if at is None else (at, at)
+
+    ours, theirs = pairs_of(readings, junction_of), pairs_of(readings, solved)
+    if not theirs or len(ours) != len(theirs):
+        return []
+    expected = [_slope_between(*both)[1] for both in theirs]
+    ratios = [
+        tuple(one / slope for one in _slope_between(*both))
+        for both, slope in zip(ours, expected, strict=True)
+    ]
+    limits = (min(low for low, _, _ in ratios), max(high for *_, high in ratios))
+    middles = [middle for _, middle, _ in ratios]
+    return [Row(
+        f"{words}: slope of the junction on −ln λ over that of the flow", "1 (closed form)",
+        float(np.median(middles)), limits,
+        verdict(limits[0] <= 1 <= limits[1] and all(abs(one - 1) <= CLOSE for one in middles),
+                all(abs(one - 1) > CLOSE for one in middles)),
+        f"decays {', '.join(f'{decay:g}' for decay in decays_of(readings)[-2:])}; the flow's slope is "
+        f"{np.median(expected):.4g} in Σ lr; {over_seeds(len(ratios))}, the spacing of saves counted; agrees: the "
+        f"middle of the intervals is within {CLOSE:g} of 1 for all",
     )]  # fmt: skip
 
 
-def flow_finding(readings: Sequence[Reading], words: str) -> list[Finding]:
-    """How the distance from the run without decay goes with λ, at the last time that all share."""
-    powers = []
+def flow_rows(readings: Sequence[Reading], words: str) -> list[Row]:
+    """How the distance from the run without decay goes with λ between the two smallest decays, at a fixed time."""
+    last = decays_of(readings)[-2:]
+    if len(last) < 2:
+        return []
+    powers, when = [], 0.0
     for seed in sorted({one.seed for one in readings}):
-        group = {one.decay: one for one in readings if one.seed == seed}
-        if 0.0 not in group or len(group) < 3:
+        group = {one.decay: one for one in readings if one.seed == seed and one.decay in (*last, 0.0)}
+        if len(group) < 3:
             continue
         common = sorted(set.intersection(*(set(one.steps.tolist()) for one in group.values())))
-        step = common[len(common) // 2]
+        rate = group[0.0].rate
+        step = max(step for step in common if last[0] * rate * step <= EARLY)
         at = {decay: one.weights[np.searchsorted(one.steps, step)] for decay, one in group.items()}
-        decays = sorted(decay for decay in group if decay > 0)
-        distances = [float(np.linalg.norm(at[decay] - at[0.0])) for decay in decays]
-        powers.append(_slope(np.log(decays), np.log(distances)))
+        distances = [float(np.linalg.norm(at[decay] - at[0.0])) for decay in last]
+        powers.append(math.log(distances[0] / distances[1]) / math.log(last[0] / last[1]))
+        when = rate * step
     if not powers:
         return []
-    return [Finding(
-        f"{words}: power of λ in the distance to the run without decay", float(np.median(powers)),
-        (min(powers), max(powers)),
-        "at the same step, the middle one of those saved in all; above 0: the fast phase converges to that run, 1: in "
-        f"proportion to λ; median and range over {len(powers)} seeds",
+    ends = (min(powers), max(powers))
+    return [Row(
+        f"{words}: power of λ in the distance to the run without decay, decays {last[0]:g} and {last[1]:g}",
+        "1: the fast phase is the flow without decay, to first order in λ", float(np.median(powers)), ends,
+        verdict(ends[0] >= FIRST_ORDER, ends[1] < FIRST_ORDER),
+        f"at t = {when:.3g}, the last common save with λt of at most {EARLY:g} at the larger decay; "
+        f"{over_seeds(len(powers))}; agrees: at least {FIRST_ORDER:g} for all",
     )]  # fmt: skip
 
 
-def end_rows(readings: Sequence[Reading], words: str) -> tuple[list[Row], list[Finding]]:
-    """Whether the end has a norm that is stationary on the manifold, and how far it is from a convex minimum."""
-    smallest = decays_of(readings)[-1]
-    group = [one for one in readings if one.decay == smallest]
-    shares: list[float] = [one.tangent_share[1] for one in group]
-    ends = (min(shares), max(shares))
-    rows = [
-        Row(
-            f"{words}: share of the weights along the manifold at the end, decay {smallest:g}",
-            "0: a KKT point of the norm",
-            float(np.median(shares)), ends, _verdict(ends[1] <= STATIONARY, ends[0] > STATIONARY),
-            f"it was {np.median([one.tangent_share[0] for one in group]):.3g} at the start; what only decays is left "
-            f"with {math.exp(-_ticks(group)):.2g} of its size; agrees: at most {STATIONARY:g} for all",
-        )
-    ]  # fmt: skip
-    findings = []
-    for decay in decays_of(readings):
-        same = [one for one in readings if one.decay == decay]
-        for name in same[0].ends:
-            values = [one.ends[name] for one in same]
-            said, ends = (
-                f"{words}: distance of the end from the {name}, decay {decay:g}",
-                (min(values), max(values)),
-            )
-            note = f"relative; median and range over {len(values)} seeds"
-            if decay != smallest:
-                findings.append(Finding(said, float(np.median(values)), ends, note))
-                continue
-            rows.append(Row(
-                said, f"0: {published('riemannian')['experiments'][REPORTED[same[0].experiment]]['reported']}",
-                float(np.median(values)), ends, _verdict(ends[1] <= CONVEX, ends[0] > CONVEX),
-                f"{note}; agrees: at most {CONVEX:g} for all, with what decay has not taken away by then",
-            ))  # fmt: skip
-        errors = [float(one.error_test[-1]) for one in same]
-        findings.append(Finding(
-            f"{words}: test error at the end, decay {decay:g}", float(np.median(errors)), (min(errors), max(errors)),
-            f"relative squared error; median and range over {len(errors)} seeds",
-        ))  # fmt: skip
-    return rows, findings
-
-
-def rank_finding(readings: Sequence[Reading], words: str) -> Finding:
-    """Whether the rank of the Jacobian held after the junction, in how many runs."""
-    decayed = [one for one in readings if one.decay > 0]
-    held = sum(one.ranks[0] == one.ranks[1] for one in decayed)
-    return Finding(
-        f"{words}: runs whose rank holds after the junction", f"{held} of {len(decayed)}", None,
-        f"{_rank_words(decayed)}; singular values of at least 1e-8 of the largest",
-    )  # fmt: skip
-
-
-def _rank_words(group: Sequence[Reading]) -> str:
+def rank_words(group: Sequence[Reading]) -> str:
+    """Between which ranks the Jacobian moved."""
     low, high = min(one.ranks[0] for one in group), max(one.ranks[1] for one in group)
     return f"rank {low} throughout" if low == high else f"the rank moved between {low} and {high}"
 
 
-def _ticks(group: Sequence[Reading]) -> float:
-    return min(one.decay * float(one.times[-1]) for one in group)
+def near(ends: tuple[float, float], value: float, allowed: float) -> str:
+    """*Agrees* where all are within ``allowed`` of ``value``, *differs* where all are outside on one side."""
+    low, high = ends
+    inside = low >= value - allowed and high <= value + allowed
+    return verdict(inside, high < value - allowed or low > value + allowed)
 
 
-def _slope(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray) -> float:
-    return float(np.polyfit(np.asarray(x, float), np.asarray(y, float), 1)[0])
-
-
-def _verdict(agrees: bool, differs: bool) -> str:
+def verdict(agrees: bool, differs: bool) -> str:
+    """One of three words."""
     return "agrees" if agrees else "differs" if differs else "cannot tell"
