@@ -104,8 +104,6 @@ def _left_out(scale: Scale, cases: Sequence[Case]) -> str:
     if not any(case.key.startswith("mnist") for case in cases):
         said += "MNIST itself, which --data FOLDER adds. "
     if scale == "small":
-        said += (
-            "At this scale: four seeds, two strengths of the penalty, under squared loss no other method, no "
-        )
+        said += "At this scale: three seeds, two strengths of the penalty, under squared loss no other method, no "
         said += "transformer."
     return said.strip()
