@@ -69,6 +69,8 @@ def speed_figure(found: Found) -> Drawing:
                 if BASELINE not in readings:
                     continue
                 ratio = speedup(readings[BASELINE], readings[label])
+                if ratio.mean is None:
+                    continue
                 ends = ratio.interval or (ratio.mean, ratio.mean)
                 bound = ratio.unreached or ratio.unreached_baseline
                 axes.plot(ends, [place, place], color=CYCLE[0], linewidth=2.5, alpha=0.5)

@@ -24,11 +24,12 @@ class Speedup:
     """The baseline's steps to the stop over a method's, seed by seed, and their geometric mean.
 
     A run that did not get there has its budget in the place of its steps: ``unreached_baseline`` of them make the
-    ratio a lower bound, ``unreached`` of the method's make it an upper bound.
+    ratio a lower bound, ``unreached`` of the method's make it an upper bound. Seeds of which neither run got there
+    say nothing and are not in it; ``mean`` is ``None`` where no other is left.
     """
 
     ratios: tuple[float, ...]
-    mean: float
+    mean: float | None
     interval: tuple[float, float] | None
     unreached_baseline: int
     unreached: int
@@ -40,15 +41,24 @@ def speedup(baseline: Sequence[Reading], method: Sequence[Reading]) -> Speedup:
     pairs = [(one, ours[one.seed]) for one in baseline if one.seed in ours]
     if not pairs:
         raise ValueError("speedup: got runs without a common seed, expected some")
-    ratios = tuple(_steps(plain) / _steps(other) for plain, other in pairs)
+    unreached_baseline = sum(plain.reached.by is None for plain, _ in pairs)
+    unreached = sum(other.reached.by is None for _, other in pairs)
+    told = [
+        (plain, other)
+        for plain, other in pairs
+        if plain.reached.by is not None or other.reached.by is not None
+    ]
+    ratios = tuple(_steps(plain) / _steps(other) for plain, other in told)
+    if not ratios:
+        return Speedup((), None, None, unreached_baseline, unreached)
     logs = np.log(ratios)
     ends = mean_interval(logs)
     return Speedup(
         ratios,
         math.exp(float(logs.mean())),
         None if ends is None else (math.exp(ends[0]), math.exp(ends[1])),
-        sum(plain.reached.by is None for plain, _ in pairs),
-        sum(other.reached.by is None for _, other in pairs),
+        unreached_baseline,
+        unreached,
     )
 
 
@@ -136,6 +146,8 @@ def _against(case: Case, found: str) -> str:
 
 
 def _note(found: Speedup, count: int) -> str:
+    if not count:
+        return "no run got there, with it or without it"
     said = f"geometric mean of {count} seeds, each over the baseline of its own split and weights"
     if found.unreached_baseline:
         said += f"; {found.unreached_baseline} baselines did not get there: a lower bound"
@@ -163,7 +175,8 @@ def time_rows(case: Case, readings: Readings, seconds: Mapping[str, float]) -> l
         None if found.interval is None else (found.interval[0] / cost, found.interval[1] / cost)
     )
     note = f"a step with the penalty took {cost:.3g} times as long on this machine, one thread"
-    timed = Speedup(found.ratios, found.mean / cost, ends, found.unreached_baseline, found.unreached)  # pyright: ignore[reportArgumentType]
+    mean = None if found.mean is None else found.mean / cost
+    timed = Speedup(found.ratios, mean, ends, found.unreached_baseline, found.unreached)  # pyright: ignore[reportArgumentType]
     theirs = published("grokalign")["accelerate"]["speedup_time"].get(case.speedup or "")
     said = f"{theirs['grokalign']:g} on MNIST" if theirs else _claimed(case)
     return [Row(f"{case.words}, {case.main}: speed-up in time", said, timed.mean, ends, _against(case, faster(timed)),

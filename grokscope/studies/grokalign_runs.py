@@ -51,6 +51,7 @@ class Case:
         speedup: where the published ratios stand, ``None`` where there are none.
         main: the method whose ratio is a row; the others are findings.
         saves: how many, spaced evenly in the logarithm of the step.
+        spacing: updates between further saves, so that what rises late is dated as closely.
     """
 
     key: str
@@ -65,14 +66,16 @@ class Case:
     main: str
     seeds: tuple[int, ...]
     speedup: str | None = None
-    saves: int = 60
+    saves: int = 30
+    spacing: int = 200
 
     def arm(self, method: Method) -> Arm:
         """The runs of one method."""
         name = f"grokalign.{self.key}.n{self.steps}.{_slug(method)}"
         own = (
             f"train.steps={self.steps}", f"train.until=accuracy.test >= {self.stop!r}", f"save.snapshots={self.steps}",
-            f"save.schedule=['0:1:1', 'log:1:end:{self.saves}']", f"save.evaluate=['0:end:{self.every}']",
+            f"save.schedule=['0:1:1', 'log:1:end:{self.saves}', '0:end:{self.spacing}']",
+            f"save.evaluate=['0:end:{self.every}']",
         )  # fmt: skip
         return Arm(name, self.recipe, (*self.overrides, *own, *method.overrides), self.seeds)
 
@@ -161,7 +164,7 @@ def _xor(scale: Scale, seeds: tuple[int, ...]) -> Case:
     )  # fmt: skip
     return Case(
         f"xor.d{d}.w{hidden}", "XOR", "digits", setting, 0.95, facts["steps"], 1, 2, (PLAIN, penalty(own)),
-        penalty(own).label, seeds, saves=24,
+        penalty(own).label, seeds, saves=24, spacing=10,
     )  # fmt: skip
 
 

@@ -91,6 +91,20 @@ def test_a_run_that_did_not_get_there_is_a_bound():
     assert "1 baselines did not get there: a lower bound" in rows[0].note
 
 
+def test_where_no_run_got_there_nothing_is_said():
+    never = [run_of(seed, 2000, None) for seed in range(3)]
+    found = speedup(never, never)
+    assert (found.ratios, found.mean, found.interval) == ((), None, None)
+    assert faster(found) == "cannot tell"
+    rows, _ = speed_rows(CASE, {BASELINE: never, CASE.main: never})
+    assert rows[0].ours is None
+    assert "no run got there" in rows[0].note
+    (row,) = time_rows(CASE, {BASELINE: never, CASE.main: never}, {BASELINE: 1.0, CASE.main: 2.0})
+    assert row.ours is None
+    mixed = speedup([*never[:2], *runs_of([900, 900, 900])[2:]], [never[0], *runs_of([100, 100, 100])[1:]])
+    assert mixed.ratios == pytest.approx([20, 9])
+
+
 def test_seeds_are_matched():
     found = speedup([run_of(3, 90, 110), run_of(1, 890, 910)], [run_of(1, 290, 310), run_of(7, 0, 2)])
     assert found.ratios == (3,)
@@ -126,7 +140,9 @@ def test_with_learned_embeddings_the_claim_is_that_there_is_none():
 def test_time_is_steps_and_what_a_step_costs():
     readings = {BASELINE: runs_of([4000, 6000, 8000]), CASE.main: runs_of([1000, 1500, 2000])}
     (row,) = time_rows(CASE, readings, {BASELINE: 0.002, CASE.main: 0.005})
-    assert row.ours == pytest.approx(speedup(readings[BASELINE], readings[CASE.main]).mean / 2.5)
+    in_steps = speedup(readings[BASELINE], readings[CASE.main]).mean
+    assert in_steps is not None
+    assert row.ours == pytest.approx(in_steps / 2.5)
     assert row.verdict == "agrees"
     (row,) = time_rows(CASE, readings, {BASELINE: 0.001, CASE.main: 0.006})
     assert row.verdict == "differs"
