@@ -29,7 +29,7 @@ def course_figure(found: Found) -> Drawing:
     def draw(figure: Figure) -> None:
         panels = figure.subplots(len(SHOWN), len(found), squeeze=False, sharex="col")
         for column, (case, readings) in enumerate(found):
-            for label, colour in ((BASELINE, NEUTRAL), (case.main, CYCLE[0])):
+            for label, colour in ((BASELINE, NEUTRAL), (case.main, CYCLE[1])):
                 for place, one in enumerate(readings.get(label, [])):
                     words = ("baseline" if label == BASELINE else "with the penalty") if not place else ""
                     _lines([panels[row, column] for row in range(len(SHOWN))], case, one, colour, words)
