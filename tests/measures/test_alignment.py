@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -23,7 +22,9 @@ from grokscope.measures.alignment import (
 from grokscope.measures.regions import GatedForm, gated_forward
 from grokscope.measures.spectra import stable_rank
 
-close = partial(torch.testing.assert_close, rtol=1e-10, atol=1e-12)
+
+def close(found: torch.Tensor, expected: torch.Tensor) -> None:
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
