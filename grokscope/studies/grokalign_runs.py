@@ -129,7 +129,7 @@ def _digits_entropy(scale: Scale, seeds: tuple[int, ...]) -> Case:
     setting = ("task.train=200", "train.batch_size=0", "train.loss=cross-entropy", "train.weight_decay=0.01")
     strengths = (own,) if scale == "small" else (own, 10 * own)
     return Case(
-        "digits.entropy", "digits, cross-entropy", "digits", setting, 0.85, 2000 if scale == "small" else 10000, 1, 10,
+        "digits.entropy", "digits, cross-entropy", "digits", setting, 0.85, 1000 if scale == "small" else 10000, 1, 10,
         (PLAIN, *map(penalty, strengths), STABLEMAX), penalty(own).label, seeds, "ce",
     )  # fmt: skip
 
