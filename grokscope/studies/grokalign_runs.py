@@ -139,7 +139,7 @@ def _mnist(loss: str, folder: Path, seeds: tuple[int, ...]) -> Case:
     kind = "mse" if loss == "squared" else "ce"
     own = squared_strength() if loss == "squared" else facts["lambda_J"]["ce"]
     setting = (
-        f"task={{name='digits', train=1024, test=1024, folder='{folder}'}}", f"train.loss={loss}",
+        f"task={{name='digits', train=1024, test=1024, folder={str(folder)!r}}}", f"train.loss={loss}",
         "train.weight_decay=0.01", "train.dtype=float64",
     )  # fmt: skip
     return Case(

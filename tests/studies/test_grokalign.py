@@ -225,6 +225,36 @@ def test_every_arm_is_a_recipe_and_seeds_share_their_splits(scale):
     assert len(names) == sum(len(case.methods) for case in cases_of(scale))
 
 
+def test_mnist_s_arms_are_recipes_wherever_its_files_lie(tmp_path):
+    folder = tmp_path / "it's here"
+    folder.mkdir()
+    for prefix in ("train", "t10k"):
+        head = bytes([0, 0, 8, 3]) + b"".join(length.to_bytes(4, "big") for length in (1100, 28, 28))
+        (folder / f"{prefix}-images-idx3-ubyte").write_bytes(
+            head + bytes(range(256)) * (1100 * 784 // 256) + bytes(192)
+        )
+        labels = bytes([0, 0, 8, 1]) + (1100).to_bytes(4, "big") + bytes(i % 10 for i in range(1100))
+        (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(labels)
+    setup = published("grokalign")["accelerate"]
+    for case in cases_of("small", folder):
+        if not case.key.startswith("mnist"):
+            continue
+        arm = case.arms()[case.main]
+        recipe = read_recipe(arm.recipe, arm.overrides, 0)
+        task, _ = recipe.build()
+        assert (task.inputs.shape, int(task.train_mask.sum())) == ((2048, 784), 1024)
+        assert (recipe.train.batch_size, recipe.train.dtype, recipe.train.weight_decay) == (
+            256,
+            "float64",
+            0.01,
+        )
+        theirs = setup["lambda_J"]["ce" if recipe.train.loss == "cross-entropy" else "mse"]
+        assert recipe.intervene.jacobian is not None
+        assert recipe.intervene.jacobian.strength == pytest.approx(
+            theirs * (5 if recipe.train.loss == "squared" else 1)
+        )
+
+
 def test_times_are_measured_once(tmp_path, monkeypatch):
     case = tiny()
     kept = tmp_path / "reports" / "seconds.json"
