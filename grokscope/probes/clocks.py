@@ -55,8 +55,9 @@ def _events(run: Run, record: Record, dense: Mapping[str, Series]) -> None:
             ("grok", "accuracy.test", levels.grok),
             ("grok_90", "accuracy.test", 0.90),
             ("grok_99", "accuracy.test", 0.99),
-            ("grok_unmirrored", counted(record)[1], levels.grok),
         ]
+        if run.task.swap is not None:
+            wanted.append(("grok_unmirrored", counted(record)[1], levels.grok))
         for event, name, level in wanted:
             if name in dense:
                 steps, values = dense[name]

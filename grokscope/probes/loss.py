@@ -171,7 +171,10 @@ def subsets(task: Task) -> dict[str, Tensor | str]:
         return {"all": torch.ones_like(train), **dict.fromkeys(of_split, task.no_split.reason)}
     masks: dict[str, Tensor | str] = {"train": train, "test": ~train, "all": torch.ones_like(train)}
     mirrored = task.mirrored()
-    if mirrored is None:
+    if task.swap is None:
+        alone = "the inputs are not pairs of operands"
+        masks |= {"test_mirrored": alone, "test_unmirrored": alone}
+    elif mirrored is None:
         masks["test_mirrored"] = f"swapping the operands changes the answer of {task.description}"
         masks["test_unmirrored"] = ~train
     else:

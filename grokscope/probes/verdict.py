@@ -147,7 +147,7 @@ def _sentence(run: Run, record: Record, dense: Mapping[str, Series], state: Stat
     fit, grok = record.events["fit"], record.events[event]
     if accuracy in dense and len(dense[accuracy][0]) < Thresholds().q:
         return " ".join(part for part in (_few_saves(record, accuracy), _structure(record)) if part)
-    what = "test pairs"
+    what = "test samples" if run.task.swap is None else "test pairs"
     if run.task.levels.quantity == "error":
         what = "hidden entries" if run.task.rank is not None else "test samples"
     what = "unmirrored test pairs" if event == "grok_unmirrored" else what

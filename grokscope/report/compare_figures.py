@@ -70,13 +70,13 @@ def compare_figures(subjects: Sequence[Subject], groups: Sequence[Group]) -> lis
     wanted = [
         (
             "Accuracy",
-            "Share of pairs answered right, on the pairs trained on and on all others.",
+            "Share of samples answered right, of those trained on and of all others.",
             [_Panel("training", "accuracy", _dense("accuracy.train"), unit_range=True),
              _Panel("test", "accuracy", _dense("accuracy.test"), unit_range=True)],
         ),
         (
             "Loss",
-            "Mean loss over the same pairs.",
+            "Mean loss over the same samples.",
             [_Panel("training", "loss", _dense("loss.train"), log=True),
              _Panel("test", "loss", _dense("loss.test"), log=True)],
         ),

@@ -133,6 +133,22 @@ def test_errors_of_a_completion(tmp_path):
     assert "accuracy.train" in record.absent
 
 
+def test_samples_that_are_no_pairs_are_not_called_pairs(tmp_path):
+    run = trained(
+        tmp_path / "run",
+        {"name": "blobs", "per_class": 6},
+        model={"family": "deep-linear", "depth": 2},
+        train={"steps": 60, "lr": 0.05, "optimizer": "gd", "dtype": "float64"},
+    )
+    record = probe(run, only=["loss", "clocks"])
+    for kind in ("mirrored", "unmirrored"):
+        assert record.absent[f"accuracy.test_{kind}"] == "the inputs are not pairs of operands"
+    assert "grok" in record.events
+    assert "grok_unmirrored" not in record.events
+    assert record.verdict is not None
+    assert "pairs" not in record.verdict.sentence
+
+
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 def test_errors_of_a_regression(tmp_path, reduction):
     run = trained(

@@ -64,6 +64,9 @@ def test_an_answer_is_right_where_its_sign_is(tmp_path: Path) -> None:
     logged = run.trajectory.scalars
     assert np.array_equal(logged["accuracy.test"], record["accuracy.test"])
     assert np.array_equal(logged["accuracy.train"], record["accuracy.train"])
+    assert record.verdict is not None
+    assert "pairs" not in record.verdict.sentence
+    assert "grok_unmirrored" not in record.events
     assert {"fit", "grok", "grok_90"} <= record.events.keys()
     assert "margin.min" in record.absent
 
