@@ -95,7 +95,7 @@ def test_the_loss_of_stablemax_is_that_of_its_probabilities(make_run, task):
 
 def test_every_declared_quantity_is_recorded_or_absent_with_a_reason(make_run, task):
     record = measured(make_run, task, [memoriser(task)])
-    from grokscope.probes.loss import QUANTITIES
+    from grokscope.probes.loss_quantities import QUANTITIES
 
     for quantity in QUANTITIES:
         assert quantity.name in record.measurements or record.absent[quantity.name]
