@@ -144,7 +144,8 @@ def test_a_probe_of_an_installed_package_is_found(monkeypatch, tmp_path):
 
 def test_every_built_in_probe_is_in_a_built_in_suite():
     named = {probe for suite in builtin_suites() for probe in read_suite(suite).probes}
-    assert named == set(registered())
+    ours = {name for name, one in registered().items() if one.measure.__module__.startswith("grokscope.")}
+    assert named == ours
     # those of the two that are asked for by name come with what dates their events
     for suite in ("alignment", "manifold"):
         assert {"loss", "clocks", suite} <= set(read_suite(suite).probes)
