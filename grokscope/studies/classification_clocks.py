@@ -186,12 +186,13 @@ def measure_classifiers(bench: Bench, grid: Grid) -> list[Reading]:
     """Train what is missing and read all of it."""
     arms = grid.arms()
     bench.train_arms(list(arms.values()))
-    logs = [(setting, log) for setting, arm in arms.items() for log in bench.logs(arm)]
-    found = []
-    for setting, log in bench.counted("reading classifiers", logs):
-        saves, margins = smallest_margins(bench.used[log.name])
-        found.append(read_classifier(setting, log, saves, margins))
-    return found
+    units = [(setting, log, bench.used[log.name]) for setting, arm in arms.items() for log in bench.logs(arm)]
+    return bench.read("reading classifiers", _read, units)
+
+
+def _read(unit: tuple[Setting, Log, Path]) -> Reading:
+    setting, log, directory = unit
+    return read_classifier(setting, log, *smallest_margins(directory))
 
 
 def classification_part(bench: Bench) -> Part:

@@ -7,7 +7,8 @@ Layerwise decay acts on the product A as (decay L / 2) sum sigma(A)^{2/L} once t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from grokscope.studies.deep_linear_figures import clocks_figure, flow_figure, spectrum_figure
 from grokscope.studies.deep_linear_findings import (
@@ -17,7 +18,7 @@ from grokscope.studies.deep_linear_findings import (
     long_findings,
     tolerance_findings,
 )
-from grokscope.studies.deep_linear_flow import FlowReading, read_flow
+from grokscope.studies.deep_linear_flow import TOLERANCE, FlowReading, read_flow
 from grokscope.studies.deep_linear_readings import Reading, read_completion
 from grokscope.studies.deep_linear_rows import (
     IDENTITY,
@@ -33,7 +34,7 @@ from grokscope.studies.deep_linear_rows import (
 )
 from grokscope.studies.part import Part
 from grokscope.studies.result import Interval, Row
-from grokscope.studies.sweep import Arm, Bench, Scale
+from grokscope.studies.sweep import Arm, Bench, Log, Scale
 from grokscope.training import read_recipe
 
 RECIPE = "deep-linear"
@@ -140,19 +141,40 @@ def measure_completions(bench: Bench, grid: Grid) -> Measured:
     bench.train_arms(list(arms.values()))
     runs: dict[Setting, list[Reading]] = {setting: [] for setting in arms}
     logs = [(setting, log) for setting, arm in arms.items() for log in bench.logs(arm)]
-    for setting, log in bench.counted("reading completions", logs):
-        runs[setting].append(read_completion(log, bench.workspace / "checkpoints" / log.name))
+    units = [(log, bench.used[log.name]) for _, log in logs]
+    for (setting, _), one in zip(logs, bench.read("reading completions", _read, units), strict=True):
+        runs[setting].append(one)
     beside = [
-        (setting, one) for setting in (Setting(depth, grid.at[1]) for depth in grid.depths)
+        _Flow(one, grid.arm(setting).overrides)
+        for setting in (Setting(depth, grid.at[1]) for depth in grid.depths)
         for one in runs.get(setting, [])[:FLOWS]
-    ]  # fmt: skip
-    flows, finer = [], []
-    for setting, one in bench.counted("integrating flows", beside):
-        task, _ = read_recipe(RECIPE, grid.arm(setting).overrides, one.seed).build()
-        flows.append(read_flow(one, task))
-        if (setting.depth, one.seed) == (grid.at[0], grid.seeds[0]):
-            finer.append(read_flow(one, task, tolerance=1e-4))
-    return Measured(runs, flows, finer)
+    ]
+    finer = [
+        replace(flow, tolerance=1e-4)
+        for flow in beside
+        if (flow.trained.depth, flow.trained.seed) == (grid.at[0], grid.seeds[0])
+    ]
+    # the finer take the longest: they go first
+    found = bench.read("integrating flows", _integrate, [*finer, *beside])
+    return Measured(runs, found[len(finer) :], found[: len(finer)])
+
+
+def _read(unit: tuple[Log, Path]) -> Reading:
+    return read_completion(*unit)
+
+
+@dataclass(frozen=True, eq=False)
+class _Flow:
+    """The flow beside one run, whose task the ``overrides`` of its recipe say."""
+
+    trained: Reading
+    overrides: tuple[str, ...]
+    tolerance: float = TOLERANCE
+
+
+def _integrate(flow: _Flow) -> FlowReading:
+    task, _ = read_recipe(RECIPE, flow.overrides, flow.trained.seed).build()
+    return read_flow(flow.trained, task, flow.tolerance)
 
 
 def assemble(grid: Grid, found: Measured, scale: Scale) -> Part:

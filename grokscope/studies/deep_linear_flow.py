@@ -20,6 +20,8 @@ Array = NDArray[np.float64]
 EVERY = 3
 EARLY = 200
 """Steps up to which every save is compared, and every third after it."""
+TOLERANCE = 1e-3
+"""Error of a step of the integrator that is accepted."""
 PARTED = 0.1
 """Relative difference from which two curves have parted."""
 
@@ -68,7 +70,7 @@ class FlowReading:
         }  # fmt: skip
 
 
-def read_flow(trained: Reading, task: Task, tolerance: float = 1e-3) -> FlowReading:
+def read_flow(trained: Reading, task: Task, tolerance: float = TOLERANCE) -> FlowReading:
     """Integrate the flow on the product from where ``trained`` began, in the same time, and compare."""
     assert task.rank is not None
     assert task.levels.rank_factor is not None

@@ -21,7 +21,6 @@ from grokscope.probes.many import Choice, measure_many
 from grokscope.probes.record import Record
 from grokscope.runs import Run, open_run
 from grokscope.studies.sweep import Arm, Bench, Log
-from grokscope.work import Lost, each
 
 HOLD = 3
 """Evaluations for which a level must hold."""
@@ -351,7 +350,7 @@ def read_arms(bench: Bench, arms: Sequence[Arm], level: float) -> list[list[Read
         (str(bench.used[log.name]), found.flat.by if found.flat.by is not None else int(log.steps[-1]))
         for log, found in zip(flat, clocks, strict=True)
     ]
-    weighed = _weighed(bench, units)
+    weighed = bench.read("reading gates", _weigh_unit, units)
     recipes = [recipe for arm in arms for _, recipe in arm.runs()]
     readings = []
     for log, one, own, when, recipe in zip(flat, measured, weighed, clocks, recipes, strict=True):
@@ -360,17 +359,6 @@ def read_arms(bench: Bench, arms: Sequence[Arm], level: float) -> list[list[Read
         readings.append(reading_of(log, one.record, own, recipe.train.weight_decay, recipe.train.lr, when))
     ends = np.cumsum([len(some) for some in logs])
     return [readings[end - len(some) : end] for some, end in zip(logs, ends, strict=True)]
-
-
-def _weighed(bench: Bench, units: Sequence[tuple[str, int]]) -> list[Weighed]:
-    found: dict[int, Weighed] = {}
-    with bench.bar("reading gates", len(units)) as tick:
-        for index, result in each(_weigh_unit, units, bench.workers):
-            if isinstance(result, Lost):
-                raise GrokscopeError(f"reading the gates of {units[index][0]}: {result.reason}")
-            found[index] = result
-            tick()
-    return [found[index] for index in range(len(units))]
 
 
 def _weigh_unit(unit: tuple[str, int]) -> Weighed:

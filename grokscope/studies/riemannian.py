@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from grokscope.errors import GrokscopeError
 from grokscope.studies.part import Part
 from grokscope.studies.published import published
 from grokscope.studies.result import Finding, Row, StudyResult
@@ -26,7 +25,6 @@ from grokscope.studies.riemannian_rows import (
 from grokscope.studies.riemannian_runs import EXPERIMENTS, LONG, Cell, Grid, grid_of
 from grokscope.studies.riemannian_steps import RULE
 from grokscope.studies.sweep import Bench, Log, Scale, UnfinishedError
-from grokscope.work import Lost, each
 
 TITLE = "Norm minimisation on the interpolators (arXiv 2505.20172)"
 
@@ -74,14 +72,7 @@ def read_all(bench: Bench, units: Sequence[_Unit]) -> tuple[list[Reading], list[
     """Every run, on all cores, in the order given."""
     # those of modular addition take the longest: they go first
     order = sorted(units, key=lambda unit: unit.cell is not None)
-    found: dict[int, Reading | ModularReading] = {}
-    with bench.bar("reading runs", len(order)) as tick:
-        for index, result in each(_read, order, bench.workers):
-            if isinstance(result, Lost):
-                raise GrokscopeError(f"reading {order[index].directory.name}: {result.reason}")
-            found[index] = result
-            tick()
-    both = [found[index] for index in range(len(order))]
+    both = bench.read("reading runs", _read, order)
     return [one for one in both if isinstance(one, Reading)], [
         one for one in both if isinstance(one, ModularReading)
     ]

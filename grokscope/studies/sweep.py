@@ -16,12 +16,13 @@ from grokscope.measures.crossings import Crossing, first_hold
 from grokscope.training import Recipe, read_recipe
 from grokscope.training.fleet import is_finished
 from grokscope.trajectory import Trajectory
-from grokscope.work import EVERY_CORE, Workers
+from grokscope.work import EVERY_CORE, Lost, Workers, each
 from grokscope.workspace import checked_name
 
 Scale = Literal["small", "full"]
 T = TypeVar("T")
 K = TypeVar("K")
+R = TypeVar("R")
 
 
 class UnfinishedError(GrokscopeError):
@@ -129,12 +130,21 @@ class Bench:
         if left:
             raise UnfinishedError(f"{len(left)} of {len(names)} runs are not finished ({left[0]}, ...)")
 
-    def counted(self, words: str, items: Sequence[T]) -> Iterator[T]:
-        """``items`` one by one, shown on the bar."""
-        with self.bar(words, len(items)) as tick:
-            for item in items:
-                yield item
+    def read(self, words: str, reader: Callable[[T], R], units: Sequence[T]) -> list[R]:
+        """``reader`` of every unit on all cores, shown on the bar as ``words``; results in the order of the units.
+
+        Raises GrokscopeError where the processes that worked on a unit died.
+        """
+        found: dict[int, R] = {}
+        with self.bar(words, len(units)) as tick:
+            for index, result in each(reader, units, self.workers):
+                if isinstance(result, Lost):
+                    raise GrokscopeError(
+                        f"{words}: piece {index + 1} of {len(units)} gave nothing: {result.reason}"
+                    )
+                found[index] = result
                 tick()
+        return [found[index] for index in range(len(units))]
 
     def ready(self, arms: Mapping[K, Arm]) -> dict[K, Arm]:
         """Those of ``arms`` that can be had: all of them, unless only finished ones are to be used.
