@@ -283,8 +283,8 @@ def _sentence(fit: LogLinearFit, theirs: dict[str, Any], shared: SharedExponent 
 def _left_out(scale: Scale) -> str:
     if scale == "full":
         return (
-            "Other decays, widths and optimisers, the one-shot clamp, and the largest norms of the learning-rate grid "
-            "and of the transformer."
+            "Other decays, widths and optimisers, the one-shot clamp, the largest norms of the learning-rate grid, and "
+            "the norms above W_c of the transformer."
         )
     return (
         "At this scale: p = 59 alone, ρ up to 1.05, four seeds of sixteen. The four largest ρ, the other moduli, the "

@@ -25,7 +25,8 @@ P = 59
 RATES = (1e-3, 2e-3, 4e-3, 8e-3)
 LEVER_RHO = (0.85, 1.0, 1.15)
 LEVER_SEEDS = tuple(range(8))
-TRANSFORMER_RHO = (0.85, 1.0, 1.15)
+TRANSFORMER_RHO = (0.85, 0.95, 1.0)
+"""At 1.15 the published median is 73 966 steps: 0.95, which was not published, gives the slope for a twentieth."""
 TRANSFORMER_SEEDS = tuple(range(6))
 TRANSFORMER_STEPS = 12000
 LAYER_NORM_P = 53
@@ -144,13 +145,17 @@ def plain_transformer(bench: Bench, facts: Mapping[str, Any]) -> Findings:
         median_row("transformer without LayerNorm: grok step, free", theirs["free"], held.times.median(),
                    tolerance=_ALLOWED, note="3 % allowed"),
     ]  # fmt: skip
-    for rho, middle in zip(theirs["rho"], theirs["T_grok_median"], strict=True):
-        if (P, rho) in found.clamped:
-            late = f"; the budget is {TRANSFORMER_STEPS}" if middle > TRANSFORMER_STEPS else ""
+    said = []
+    known = dict(zip(theirs["rho"], theirs["T_grok_median"], strict=True))
+    for (_, rho), times in found.clamped.items():
+        words, middle = f"transformer without LayerNorm: grok step at ρ = {rho:g}", times.median()
+        if rho in known:
             rows.append(
-                median_row(f"transformer without LayerNorm: grok step at ρ = {rho:g}", middle,
-                           found.clamped[P, rho].median(), tolerance=_ALLOWED, note=f"3 % allowed{late}")
+                median_row(words, known[rho], middle, tolerance=_ALLOWED,
+                           note=f"3 % allowed; the budget is {TRANSFORMER_STEPS}")
             )  # fmt: skip
+        else:
+            said.append(Finding(words, middle.value, (middle.low, middle.high), "not published at this ρ", 4))
     ends = sorted(
         {float(rho) for p, rho in found.clamped if any(c.by for c in found.clamped[p, rho].all_pairs)}
     )
@@ -159,12 +164,12 @@ def plain_transformer(bench: Bench, facts: Mapping[str, Any]) -> Findings:
         rows.append(
             compared("transformer without LayerNorm: α", theirs["alpha"], fit.alpha, fit_interval(fit),
                      published_interval=tuple(theirs["ci"]), no_effect=0.0, digits=3,
-                     note=f"{fit.n} runs, {fit.censored} of them bounds")
+                     note=f"{fit.n} runs, {fit.censored} of them bounds, at ρ = {TRANSFORMER_RHO}; published over "
+                          f"{tuple(theirs['rho'])}")
         )  # fmt: skip
-    data = found.as_json()
-    said = Finding("transformer without LayerNorm: spread of W_c over seeds", held.spread, None,
-                   f"standard deviation over mean of {len(held.norms)} free runs", 2)  # fmt: skip
-    return Findings(tuple(rows), (said,), data)
+    said.append(Finding("transformer without LayerNorm: spread of W_c over seeds", held.spread, None,
+                        f"standard deviation over mean of {len(held.norms)} free runs", 2))  # fmt: skip
+    return Findings(tuple(rows), tuple(said), found.as_json())
 
 
 def layer_norm_arms() -> dict[float, Arm]:

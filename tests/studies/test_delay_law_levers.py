@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def test_a_rate_that_never_groks_at_the_large_norm_is_a_bound(tmp_path: Path) ->
 
 
 def test_the_transformer_is_the_published_one_but_for_its_start() -> None:
-    _, recipe = transformer_grid().clamped_arm(59, 1.15, 36.88).runs()[0]
+    _, recipe = transformer_grid().clamped_arm(59, 0.95, 36.88).runs()[0]
     task, model = recipe.build()
     assert all(part.kind == "matrix" for part in model.parts)
     assert model.shapes["embed.W_E"] == (60, 128)
@@ -111,18 +112,26 @@ def test_the_transformer_is_the_published_one_but_for_its_start() -> None:
 
 def test_the_transformer_beyond_its_budget_is_censored(tmp_path: Path) -> None:
     law = Law(
-        lambda p: 15.45, lambda p: math.log(6608) - 15.45, lambda p: 36.88, free=4371 / 2**0.5, rate_power=0.5
-    )
-    law.constant = lambda p: math.log(6608 / 2**0.5) - 15.45
-    found = plain_transformer(synthetic_bench(tmp_path, "full", law), FACTS)
+        lambda p: 15.45, lambda p: math.log(6608 / 2**0.5) - 15.45, lambda p: 36.88, free=4371 / 2**0.5,
+        rate_power=0.5,
+    )  # fmt: skip
+    found = plain_transformer(synthetic_bench(tmp_path / "whole", "full", law), FACTS)
     table = rows(found)
-    late = table["transformer without LayerNorm: grok step at ρ = 1.15"]
-    assert late["ours"] is None
-    assert late["interval"][0] >= 0.9 * TRANSFORMER_STEPS
-    assert late["verdict"] == "cannot tell"
-    assert f"the budget is {TRANSFORMER_STEPS}" in late["note"]
+    assert table["transformer without LayerNorm: grok step at ρ = 0.85"]["verdict"] == "agrees"
     assert table["transformer without LayerNorm: grok step at ρ = 1"]["verdict"] == "agrees"
     assert table["transformer without LayerNorm: W_c"]["verdict"] == "agrees"
+    assert table["transformer without LayerNorm: α"]["ours"] == pytest.approx(15.45, abs=0.8)
+    between = findings(found)["transformer without LayerNorm: grok step at ρ = 0.95"]
+    assert between.ours == pytest.approx(6608 * math.exp(-0.05 * 15.45), rel=0.1)
+    short = plain_transformer(
+        synthetic_bench(tmp_path / "short", "full", replace(law, budget=5500)), FACTS
+    )  # fmt: skip
+    table = rows(short)
+    late = table["transformer without LayerNorm: grok step at ρ = 1"]
+    assert late["ours"] is None
+    assert late["interval"][0] >= 0.9 * 5500
+    assert late["verdict"] == "cannot tell"
+    assert f"the budget is {TRANSFORMER_STEPS}" in late["note"]
     alpha = table["transformer without LayerNorm: α"]
     assert alpha["ours"] == pytest.approx(15.45, abs=0.8)
     assert "6 of them bounds" in alpha["note"]
