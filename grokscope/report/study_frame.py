@@ -18,6 +18,8 @@ _OUTCOMES: dict[str, str] = {"agrees": "good", "differs": "bad", "cannot tell": 
 
 _LONG = 28
 """Characters from which on a value is words, which may break, and no number."""
+_FEW = 24
+"""Runs up to which their list is open."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ def study_page(
         findings=findings,
         chosen=chosen,
         long=_LONG,
+        few=_FEW,
     )
 
 

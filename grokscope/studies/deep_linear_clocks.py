@@ -201,7 +201,7 @@ def assemble(grid: Grid, found: Measured, scale: Scale) -> Part:
     }
     return Part(
         rows=tuple(rows),
-        sentence=_sentence(rows, ticks, found.flows),
+        sentence=sentence_of(rows, ticks, found.flows),
         findings=tuple(findings),
         figures=(clocks_figure(plain), spectrum_figure(plain, grid.at[1]), flow_figure(found.flows)),
         chosen=_chosen(grid),
@@ -225,18 +225,33 @@ def _chosen(grid: Grid) -> str:
     )
 
 
-def _sentence(rows: Sequence[Row], ticks: dict[int, Interval], flows: Sequence[FlowReading]) -> str:
-    kept = all(
-        row.verdict == "agrees" for row in rows if row.quantity.startswith(("fit clock", "rank clock"))
-    )
+def sentence_of(rows: Sequence[Row], ticks: dict[int, Interval], flows: Sequence[FlowReading]) -> str:
+    """What the page says first of this part."""
     constants = ", ".join(f"{shown(ends)} at L = {depth}" for depth, ends in ticks.items())
-    said = (
-        "Matrix completion: the fit does not depend on the decay, and the rank comes at steps × lr × decay = "
-        f"{constants}." if kept else
-        f"Matrix completion: the clocks are not both as the theory has them; steps × lr × decay is {constants}."
-    )  # fmt: skip
+    said = f"Matrix completion: the rank comes at steps × lr × decay = {constants}; "
+    clocks = [row for row in rows if row.quantity.startswith(("fit clock", "rank clock"))]
+    kept = sum(row.verdict == "agrees" for row in clocks)
+    if kept == len(clocks):
+        said += "neither that nor the fit depends on the decay."
+    else:
+        said += f"in {kept} of {len(clocks)} comparisons over a decade the clock is as the theory has it"
+        said += "".join(f"; {words}" for words in _exceptions(clocks)) + "."
     worst = max((flow.distance for flow in flows if flow.depth > 2), default=None)
     if worst is not None:
         met = "ends where the factors end" if worst < IDENTITY else "ends elsewhere"
         said += f" The flow on the product {met} for more than two layers, on another way."
     return said
+
+
+def _exceptions(clocks: Sequence[Row]) -> list[str]:
+    """What does not agree, once for all depths: the quantity, the verdict, and how far it moves."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for row in clocks:
+        if row.verdict != "agrees":
+            moved = found.setdefault((row.quantity.split(", largest")[0], row.verdict), [])
+            if isinstance(row.ours, float):
+                moved.append(row.ours)
+    return [
+        f"{words}: {verdict}" + (f", {shown((min(moved), max(moved)))} times" if moved else "")
+        for (words, verdict), moved in found.items()
+    ]

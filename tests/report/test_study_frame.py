@@ -44,6 +44,19 @@ def test_words_in_place_of_numbers_may_break() -> None:
     assert '<td data-label="ours" class="t">a power' in page
 
 
+def test_a_value_stays_beside_what_it_is_the_value_of() -> None:
+    row = StudyRow("rank clock, L = 2", "1", "1", "–", "agrees")
+    page = study_page("A", "B", [row], [], [], "", findings=[("fit clock, L = 3", "4", "–", "")])
+    for words in ("L\u00a0=\u00a02", "L\u00a0=\u00a03"):
+        assert words in page
+
+
+def test_a_long_list_of_runs_is_folded() -> None:
+    few, many = ([(f"a-s{seed}", "") for seed in range(count)] for count in (24, 25))
+    assert "<details open>\n<summary>24 runs</summary>" in study_page("A", "B", [], [], few, "")
+    assert "<details>\n<summary>25 runs</summary>" in study_page("A", "B", [], [], many, "")
+
+
 def test_what_is_empty_is_left_away() -> None:
     page = study_page("Nothing", "No result.", [], [], [], "")
     for heading in ("Published and ours", "Figures", "Left out", "Runs</h2>"):

@@ -21,6 +21,7 @@ from grokscope.studies.deep_linear_clocks import (
     assemble,
     grid_of,
     measure_completions,
+    sentence_of,
 )
 from grokscope.studies.deep_linear_findings import flow_findings, long_findings
 from grokscope.studies.deep_linear_flow import read_flow
@@ -93,6 +94,18 @@ def test_another_rate_has_the_same_clock() -> None:
     (row,) = rate_rows((3, 0.03), runs)
     assert row.verdict == "agrees"
     assert rate_rows((3, 0.03), runs[:1]) == []
+
+
+def test_the_sentence_names_what_does_not_agree() -> None:
+    kept = [fake(decay, 0, round(30 / decay), fit=40) for decay in (0.003, 0.01, 0.03)]
+    late = [*kept, fake(0.1, 0, 300, fit=60)]
+    rows = [*fit_rows(3, kept), *rank_rows(3, kept)]
+    assert "neither that nor the fit depends on the decay" in sentence_of(rows, {3: (1.5, 1.5)}, [])
+    said = sentence_of([*fit_rows(3, late), *rank_rows(3, late)], {3: (1.5, 1.5)}, [])
+    assert "= 1.5 at L = 3; in 3 of 4 comparisons" in said
+    assert "fit clock at decays 0.01 to 0.1: differs, 1.51 times" in said
+    endless = [fake(0.003, 0, None), fake(0.03, 0, 1000)]
+    assert "at decays 0.003 to 0.03: cannot tell." in sentence_of(rank_rows(3, endless), {}, [])
 
 
 def test_the_interval_decides() -> None:
