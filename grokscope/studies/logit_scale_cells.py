@@ -204,7 +204,15 @@ def _measured(bench: Bench, parts: Mapping[str, Part]) -> dict[str, Panel]:
     free = {name: part.free_arm() for name, part in parts.items()}
     bench.train_arms(list(free.values()))
     controls = {name: control(bench.logs(arm)) for name, arm in free.items()}
-    held = {name: part.arms(controls[name].critical_norm) for name, part in parts.items()}
+    held = {name: bench.ready(part.arms(controls[name].critical_norm)) for name, part in parts.items()}
+    for name, arms in held.items():
+        lacking = [
+            place for place in (BASE, (RAISED, 1.0)) if place in parts[name].cells and place not in arms
+        ]
+        if lacking:
+            raise UnfinishedError(
+                f"the runs at ρ = {lacking[0][0]:g} are not finished, beside which the others are read"
+            )
     bench.train_arms([arm for arms in held.values() for arm in arms.values()])
     return {
         name: Panel(

@@ -28,8 +28,8 @@ from grokscope.studies.logit_scale_cells import (
 from grokscope.studies.logit_scale_mediation import _published_recovery, collapse_of, recover
 from grokscope.studies.published import published
 from grokscope.studies.rows import ratio_of
-from grokscope.studies.sweep import Bench, Log, Scale
-from tests.studies.synthetic import Law, synthetic_bench
+from grokscope.studies.sweep import Bench, Log, Scale, UnfinishedError
+from tests.studies.synthetic import Law, SyntheticBench, synthetic_bench
 
 LAW = Law(lambda p: 7.64, lambda p: 0.62, lambda p: 54.49, through_scale=1.0)
 
@@ -279,3 +279,25 @@ def test_a_temperature_speeds_up_a_held_run(tmp_path: Path) -> None:
         recover(replace(panel, cells={**panel.cells, (RAISED, 1.0): panel.cells[RAISED, 1.5]})).fraction
         is not None
     )
+
+
+def test_cells_that_are_not_finished_are_left_out_and_named(tmp_path: Path) -> None:
+    part = {"59": logit_scale_parts("full")["59"]}
+    whole = synthetic_bench(tmp_path, "full")
+    norm = measure_parts(whole, part)["59"].control.critical_norm
+    arms = part["59"].arms(norm)
+
+    def without(*places: tuple[float, float]) -> SyntheticBench:
+        bench = synthetic_bench(tmp_path, "full")
+        gone = {name for place in places for name, _ in arms[place].runs()}
+        bench.trained, bench.only_finished = [name for name in whole.trained if name not in gone], True
+        return bench
+
+    some = without((1.05, 1.3), (RAISED, 1.5))
+    panel = measure_parts(some, part)["59"]
+    assert set(panel.cells) == set(part["59"].cells) - {(1.05, 1.3), (RAISED, 1.5)}
+    assert panel.temperatures == [1.0, 1.15, 1.3, 1.7]
+    assert len(some.omitted) == 2
+    assert all("is not finished" in words for words in some.omitted)
+    with pytest.raises(UnfinishedError, match=r"ρ = 1.15 are not finished"):
+        measure_parts(without((RAISED, 1.0)), part)
