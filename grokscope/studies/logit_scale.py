@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from grokscope.measures.censored import LogLinearFit, as_bounds, log_linear_fit
@@ -149,10 +150,16 @@ def squared_rows(panel: Panel, theirs: Mapping[str, Any], *, varied: bool) -> tu
                    note=f"3 % allowed; {said}")
         for rho, number, cell in ((1.0, first, base), (RAISED, second, raised))
     ]  # fmt: skip
-    rows.append(
-        compared(f"squared error: slowing from ρ = 1 to {RAISED:g} at p = {p}", factor, ratio, ends, tolerance=0.1,
-                 no_effect=1.0, note="10 % allowed; ends from those of the two medians", digits=3)
+    slowing = compared(
+        f"squared error: slowing from ρ = 1 to {RAISED:g} at p = {p}", factor, ratio, ends, tolerance=0.1,
+        no_effect=1.0, note="10 % allowed; ends from those of the two medians", digits=3,
     )  # fmt: skip
+    start = published("logit_scale")["setup"]["clamp_from"]
+    if raised.median.value is not None and raised.median.value <= start:
+        # what has grokked before anything is held cannot show what holding does
+        note = f"these runs grok before step {start}, from which the norm is held: nothing is said about the slowing"
+        slowing = replace(slowing, verdict="cannot tell", note=note)
+    rows.append(slowing)
     findings = [
         Finding(f"squared error: logit scale at p = {p}, ρ = {rho:g}", cell.scale, cell.scale_interval,
                 f"published: {theirs['logit_scale']}", 3)

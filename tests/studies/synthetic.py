@@ -18,8 +18,8 @@ class Law:
     """log T = alpha(p)·rho + c(p) + noise; a free run groks when its norm has come down to ``norm(p)``.
 
     The logit scale is 30 rho²/tau. Of the effect of rho the share ``through_scale`` runs through it, so that
-    tau counters it: rho becomes rho·tau^(-through_scale/2). Under the squared error alpha is ``squared_alpha`` and the
-    logit scale is one. Times go as (learning rate)^-``rate_power``.
+    tau counters it: rho becomes rho·tau^(-through_scale/2). Under the squared error alpha is ``squared_alpha``, with
+    the same time at rho = 1, and the logit scale is one. Times go as (learning rate)^-``rate_power``.
     """
 
     alpha: Callable[[int], float]
@@ -44,7 +44,9 @@ class Law:
         else:
             held = clamp.rho * recipe.intervene.temperature ** (-self.through_scale / 2)
             alpha = self.squared_alpha if squared else self.alpha(p)
-            time = math.exp(alpha * held + self.constant(p) + self.noise * draw.normal())
+            time = math.exp(
+                alpha * (held - 1) + self.alpha(p) + self.constant(p) + self.noise * draw.normal()
+            )
             size = clamp.rho * clamp.norm
         time *= (1e-3 / recipe.train.lr) ** self.rate_power
         last = min(recipe.train.steps, self.budget)

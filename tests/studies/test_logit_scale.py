@@ -13,7 +13,7 @@ import pytest
 from grokscope.measures.censored import median_interval
 from grokscope.studies import StudyResult, choose_study, write_result
 from grokscope.studies.clamp_grid import Control, Times
-from grokscope.studies.logit_scale import published_pair, run_logit_scale
+from grokscope.studies.logit_scale import published_pair, run_logit_scale, squared_rows
 from grokscope.studies.logit_scale_cells import (
     BASE,
     RAISED,
@@ -301,3 +301,13 @@ def test_cells_that_are_not_finished_are_left_out_and_named(tmp_path: Path) -> N
     assert all("is not finished" in words for words in some.omitted)
     with pytest.raises(UnfinishedError, match=r"ρ = 1.15 are not finished"):
         measure_parts(without((RAISED, 1.0)), part)
+
+
+def test_runs_that_grok_before_the_norm_is_held_say_nothing_about_the_slowing(tmp_path: Path) -> None:
+    part = {"59-squared": logit_scale_parts("full")["59-squared"]}
+    law = Law(lambda p: 7.64, lambda p: 0.72, lambda p: 54.5, free=300.0, squared_alpha=0.0)
+    law.constant = lambda p: math.log(300) - 7.64
+    panel = measure_parts(synthetic_bench(tmp_path, "full", law), part)["59-squared"]
+    rows, _ = squared_rows(panel, published("logit_scale")["squared_error"], varied=False)
+    assert [row.verdict for row in rows] == ["differs", "differs", "cannot tell"]
+    assert "grok before step 500" in rows[-1].note
