@@ -37,6 +37,10 @@ if TYPE_CHECKING:
 @click.option("--pages/--no-pages", default=True, help="A report of every run, linked from the study's page.")
 @click.option("--finished", is_flag=True, help="Train nothing: the page of what is finished so far.")
 @click.option(
+    "--from", "earlier", type=click.Path(path_type=Path), default=None,
+    help="The JSON of an earlier result: the runs that it holds are not trained again (delay-law).",
+)  # fmt: skip
+@click.option(
     "--data", type=click.Path(path_type=Path), default=None,
     help="A folder of data that the study does not bring: MNIST's four files, for grokalign.",
 )  # fmt: skip
@@ -52,6 +56,7 @@ def study(
     scale: str,
     pages: bool,
     finished: bool,
+    earlier: Path | None,
     data: Path | None,
     device: str,
     open_page: bool,
@@ -65,11 +70,11 @@ def study(
 
     Runs that are finished are used as they are, so that the same command goes on after an interruption. With --shard
     only that share is trained; the page is made by the command that finds all of them finished. With --finished what
-    rests on other runs is left out, and named.
+    rests on other runs is left out, and named. With --from the runs of an earlier result need not be here.
     """
     workers = Workers(jobs, cluster)
     say = sayer(json_out)
-    from grokscope.studies import TAKES_DATA, Bench, choose_study, write_result
+    from grokscope.studies import CONTINUES, TAKES_DATA, Bench, choose_study, read_saved, write_result
     from grokscope.workspace import settle_process
 
     run_study = choose_study(name)
@@ -77,6 +82,11 @@ def study(
         raise GrokscopeError(
             f"study {name}: --data {data} was given, expected it only for {' or '.join(sorted(TAKES_DATA))}"
         )
+    if earlier is not None and name not in CONTINUES:
+        raise GrokscopeError(
+            f"study {name}: --from {earlier} was given, expected it only for {' or '.join(sorted(CONTINUES))}"
+        )
+    saved = {} if earlier is None else read_saved(earlier, name, scale)
     settle_process()
 
     def train(runs: Sequence[tuple[str, Recipe]]) -> None:
@@ -90,8 +100,14 @@ def study(
         bar=_bar,
         data=None if data is None else data.absolute(),
         only_finished=finished,
+        saved=saved,
     )
     result = run_study(bench)
+    if earlier is not None and bench.taken:
+        arms = f"{len(bench.taken)} arms of runs ({bench.taken[0]}, ...)"
+        result = replace(
+            result, left_out=f"Taken from {earlier.name}, not run again: {arms}. {result.left_out}"
+        )
     if bench.omitted:
         so_far = f"Not finished when this page was made: {'; '.join(bench.omitted)}."
         result = replace(result, left_out=f"{so_far} {result.left_out}".strip())

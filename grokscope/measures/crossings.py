@@ -58,6 +58,11 @@ class Crossing:
         """The interval as plain data: ``{"after": ..., "by": ...}``, an unbounded end as ``None``."""
         return {"after": self.after, "by": self.by}
 
+    @classmethod
+    def from_json(cls, ends: Mapping[str, int | None]) -> Crossing:
+        """What :meth:`as_json` wrote. Raises KeyError or ValueError where it did not."""
+        return cls(ends["after"], ends["by"], ends["by"] is None)
+
 
 @dataclass(frozen=True)
 class Change:

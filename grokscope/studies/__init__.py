@@ -8,7 +8,7 @@ from grokscope.errors import GrokscopeError, nearest
 from grokscope.studies.delay_law import run_delay_law
 from grokscope.studies.grokalign import run_grokalign
 from grokscope.studies.logit_scale import run_logit_scale
-from grokscope.studies.result import Finding, Row, StudyResult, write_result
+from grokscope.studies.result import Finding, Row, StudyResult, read_saved, write_result
 from grokscope.studies.riemannian import run_riemannian
 from grokscope.studies.sweep import Bench, Scale, TrainRuns
 from grokscope.studies.two_clocks import run_two_clocks
@@ -23,6 +23,8 @@ STUDIES: dict[str, Callable[[Bench], StudyResult]] = {
 """Name → what trains the runs that are missing, reads all of them and compares."""
 TAKES_DATA = {"grokalign"}
 """Studies that can use a folder of data which the user brings."""
+CONTINUES = {"delay-law"}
+"""Studies whose saved result holds all that they read off their runs, so that they can go on from it."""
 
 
 def choose_study(name: str) -> Callable[[Bench], StudyResult]:
@@ -35,6 +37,7 @@ def choose_study(name: str) -> Callable[[Bench], StudyResult]:
 
 
 __all__ = [
+    "CONTINUES",
     "STUDIES",
     "TAKES_DATA",
     "Bench",
@@ -44,5 +47,6 @@ __all__ = [
     "StudyResult",
     "TrainRuns",
     "choose_study",
+    "read_saved",
     "write_result",
 ]

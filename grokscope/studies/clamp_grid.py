@@ -99,6 +99,15 @@ class Times:
             "grok_90_unmirrored": [crossing.as_json() for crossing in self.unmirrored],
         }
 
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Times:
+        """What :meth:`as_json` wrote."""
+        every, alone = (
+            tuple(Crossing.from_json(ends) for ends in record[key])
+            for key in ("grok_90", "grok_90_unmirrored")
+        )
+        return cls(tuple(record["seeds"]), every, alone)
+
 
 @dataclass(frozen=True)
 class Control:
@@ -122,6 +131,25 @@ class Control:
     def spread(self) -> float:
         """Standard deviation over seeds, relative to the mean."""
         return float(np.std(self.norms, ddof=1) / np.mean(self.norms)) if len(self.norms) > 1 else 0.0
+
+    def of_seeds(self, seeds: Sequence[int]) -> Control:
+        """The free runs of ``seeds`` alone."""
+        grokked = [
+            seed
+            for seed, one in zip(self.times.seeds, self.times.all_pairs, strict=True)
+            if one.by is not None
+        ]
+        kept = [norm for seed, norm in zip(grokked, self.norms, strict=True) if seed in seeds]
+        return Control(self.times.of_seeds(seeds), tuple(kept))
+
+    def as_json(self) -> dict[str, Any]:
+        """Seed by seed."""
+        return {**self.times.as_json(), "norm_at_grok": list(self.norms), "W_c": self.critical_norm}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Control:
+        """What :meth:`as_json` wrote."""
+        return cls(Times.from_json(record), tuple(record["norm_at_grok"]))
 
 
 def control(logs: Sequence[Log]) -> Control:
@@ -170,28 +198,34 @@ class Measured:
     def as_json(self) -> dict[str, Any]:
         """Run by run."""
         return {
-            "free": {
-                str(p): {
-                    **found.times.as_json(),
-                    "norm_at_grok": list(found.norms),
-                    "W_c": found.critical_norm,
-                }
-                for p, found in self.controls.items()
-            },
+            "free": {str(p): found.as_json() for p, found in self.controls.items()},
             "clamped": {f"p{p}.rho{rho:g}": times.as_json() for (p, rho), times in self.clamped.items()},
         }
 
 
-def measure_grid(bench: Bench, grid: Grid) -> Measured:
-    """Train the free controls of every modulus, then all clamped runs at their ρ·W_c; read both."""
+def measure_grid(bench: Bench, grid: Grid, place: tuple[str, ...], norm: float | None = None) -> Measured:
+    """Train the free controls of every modulus, then all clamped runs; read both.
+
+    They are held at ρ·W_c of their own controls, or at ρ·``norm``. Arms that the saved result holds at ``place`` are
+    taken from there: clamped ones only with their controls, which gave them their norm.
+    """
     free = {p: grid.free_arm(p) for p in grid.moduli}
-    bench.train_arms(list(free.values()))
-    controls = {p: control(bench.logs(arm)) for p, arm in free.items()}
+    known = {p: bench.earlier(arm, Control.from_json, *place, "free", str(p)) for p, arm in free.items()}
+    bench.train_arms([arm for p, arm in free.items() if known[p] is None])
+    controls = {p: known[p] or control(bench.logs(arm)) for p, arm in free.items()}
     arms = {
-        (p, rho): grid.clamped_arm(p, rho, controls[p].critical_norm)
+        (p, rho): grid.clamped_arm(p, rho, controls[p].critical_norm if norm is None else norm)
         for p, values in grid.rho.items()
         for rho in values
     }
-    arms = bench.ready(arms)
-    bench.train_arms(list(arms.values()))
-    return Measured(controls, {key: Times.of(bench.logs(arm)) for key, arm in arms.items()})
+    clamped: dict[tuple[int, float], Times] = {}
+    for (p, rho), arm in arms.items():
+        if known[p] is not None:
+            times = bench.earlier(arm, Times.from_json, *place, "clamped", f"p{p}.rho{rho:g}")
+            if times is not None:
+                clamped[p, rho] = times
+    left = {key: arm for key, arm in arms.items() if key not in clamped}
+    left = bench.ready(left, enough=bool(clamped))
+    bench.train_arms(list(left.values()))
+    clamped |= {key: Times.of(bench.logs(arm)) for key, arm in left.items()}
+    return Measured(controls, {key: clamped[key] for key in arms if key in clamped})

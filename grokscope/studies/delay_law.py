@@ -14,9 +14,9 @@ from grokscope.measures.lines import fit_line
 from grokscope.studies.clamp_grid import Grid, Measured, measure_grid
 from grokscope.studies.delay_law_figures import critical_norm_figure, law_figure, scan_figure
 from grokscope.studies.delay_law_levers import CHOSEN as LEVERS_CHOSEN
-from grokscope.studies.delay_law_levers import lever_parts
+from grokscope.studies.delay_law_levers import LAYER_NORM, TRANSFORMER, lever_parts
 from grokscope.studies.delay_law_parity import CHOSEN as PARITY_CHOSEN
-from grokscope.studies.delay_law_parity import sparse_parity
+from grokscope.studies.delay_law_parity import PARITY, sparse_parity
 from grokscope.studies.published import published
 from grokscope.studies.result import Finding, Interval, Row, StudyResult, compared
 from grokscope.studies.rows import fit_interval, median_row, shared_findings
@@ -24,6 +24,8 @@ from grokscope.studies.sweep import Bench, Scale, UnfinishedError
 
 TITLE = "The causal delay law of the weight norm (arXiv 2606.13753)"
 DENSE = 59
+DENSE_PART, SCAN_PART = "dense", "p_scan"
+"""Names under which the data of these parts is saved."""
 _R2_ALLOWED = 0.02
 _NO_BIAS_NOISE = (
     "Biases start at zero (published: 1e-6 of a Gaussian). Test accuracy is evaluated on 360 geometrically spaced "
@@ -45,17 +47,17 @@ def run_delay_law(bench: Bench) -> StudyResult:
         main = Grid(tuple(range(16)), {DENSE: tuple(dense["rho"])})
         others = {p: tuple(scan["rho"]) for p in (41, 53, 71)}
         across = Grid(tuple(range(12)), others, free=(31,))
-    found = measure_grid(bench, main)
+    found = measure_grid(bench, main, (DENSE_PART,))
     if len(found.clamped) < 2:
         raise UnfinishedError(
             f"the law needs two held norms, and of {len(main.rho[DENSE])} one has all its runs finished"
         )
     rows, findings = _dense_rows(found, dense), _dense_findings(found)
     figures = [law_figure(found, dense, DENSE)]
-    data: dict[str, Any] = {"dense": found.as_json()}
+    data: dict[str, Any] = {DENSE_PART: found.as_json()}
     shared, chosen = None, [_NO_BIAS_NOISE]
     if across is not None:
-        scanned = bench.part("the scan over moduli", lambda: measure_grid(bench, across))
+        scanned = bench.part("the scan over moduli", lambda: measure_grid(bench, across, (SCAN_PART,)))
         if scanned is not None:
             together = _joined(found, scanned, across)
             rows += _scan_rows(together, scan)
@@ -63,18 +65,17 @@ def run_delay_law(bench: Bench) -> StudyResult:
                 shared = _shared(together)
                 findings += shared_findings(shared)
             figures += [scan_figure(together, scan), critical_norm_figure(together, scan["W_c"])]
-            data["p_scan"] = together.as_json()
-        norm = found.controls[DENSE].critical_norm
-        parts = {**lever_parts(bench, norm, facts), "sparse_parity": partial(sparse_parity, bench)}
+            data[SCAN_PART] = together.as_json()
+        parts = {**lever_parts(bench, found, facts), PARITY: partial(sparse_parity, bench)}
         for name, measure in parts.items():
             part = bench.part(name.replace("_", " "), measure)
             if part is not None:
                 rows += part.rows
                 findings += part.findings
                 data[name] = part.data
-        if {"transformer", "layer_norm"} & data.keys():
+        if {TRANSFORMER, LAYER_NORM} & data.keys():
             chosen.append(LEVERS_CHOSEN)
-        if "sparse_parity" in data:
+        if PARITY in data:
             chosen.append(PARITY_CHOSEN)
     return StudyResult(
         study="delay-law",

@@ -15,13 +15,15 @@ import numpy as np
 
 from grokscope.measures.censored import MedianInterval
 from grokscope.measures.resampling import cluster_weights, expanded_percentile
-from grokscope.studies.clamp_grid import Grid, Measured, Times, control, measure_grid
+from grokscope.studies.clamp_grid import Control, Grid, Measured, Times, measure_grid
 from grokscope.studies.result import Finding, Row, compared
 from grokscope.studies.rows import fit_interval, median_row, ratio_of
-from grokscope.studies.sweep import Arm, Bench
+from grokscope.studies.sweep import Arm, Bench, UnfinishedError
 from grokscope.trajectory import Trajectory
 
 P = 59
+LEARNING_RATE, TRANSFORMER, LAYER_NORM = "learning_rate", "transformer", "layer_norm"
+"""Names of the parts, under which their data is saved."""
 RATES = (1e-3, 2e-3, 4e-3, 8e-3)
 LEVER_RHO = (0.85, 1.0, 1.15)
 LEVER_SEEDS = tuple(range(8))
@@ -60,22 +62,29 @@ def rate_grid(rate: float) -> Grid:
     return Grid(LEVER_SEEDS, {P: LEVER_RHO}, extra=(f"train.lr={rate!r}",), label=f".lr{rate:g}")
 
 
-def rate_arms(norm: float) -> dict[tuple[float, float], Arm]:
-    """(rate, ρ) → the arm held at ρ·``norm``, the W_c of the smallest rate, as published; ρ = 0 for a free one."""
-    found: dict[tuple[float, float], Arm] = {}
-    for rate in RATES:
-        grid = rate_grid(rate)
-        found[rate, 0.0] = grid.free_arm(P)
-        found |= {(rate, rho): grid.clamped_arm(P, rho, norm) for rho in LEVER_RHO}
-    return found
+def measure_rates(bench: Bench, dense: Measured) -> dict[float, Measured]:
+    """Learning rate → its arms, held at ρ·W_c of the smallest rate, as published; those of that rate are of ``dense``.
+
+    Raises UnfinishedError where the dense grid lacks one of them.
+    """
+    lacking = [rho for rho in LEVER_RHO if (P, rho) not in dense.clamped]
+    if lacking:
+        raise UnfinishedError(f"the dense grid has no runs at ρ = {lacking[0]:g}")
+    first = Measured(
+        {P: dense.controls[P].of_seeds(LEVER_SEEDS)},
+        {(P, rho): dense.clamped[P, rho].of_seeds(LEVER_SEEDS) for rho in LEVER_RHO},
+    )
+    norm = dense.controls[P].critical_norm
+    return {RATES[0]: first} | {
+        rate: measure_grid(bench, rate_grid(rate), (LEARNING_RATE, f"lr{rate:g}"), norm) for rate in RATES[1:]
+    }
 
 
-def rate_lever(bench: Bench, norm: float, facts: Mapping[str, Any]) -> Findings:
+def rate_lever(bench: Bench, dense: Measured, facts: Mapping[str, Any]) -> Findings:
     """T over the learning rate at each held norm and free, beside T over the norm at each learning rate."""
-    arms = rate_arms(norm)
-    bench.train_arms(list(arms.values()))
-    logs = {place: bench.logs(arm) for place, arm in arms.items()}
-    times = {place: Times.of(found) for place, found in logs.items()}
+    found = measure_rates(bench, dense)
+    times = {(rate, rho): one for rate, grid in found.items() for (_, rho), one in grid.clamped.items()}
+    times |= {(rate, 0.0): grid.controls[P].times for rate, grid in found.items()}
     lever = facts["lever"]
     least, most, free = (float(number) for number in re.findall(r"([0-9.]+)x", lever["learning_rate"])[:3])
     rows, findings = [], []
@@ -103,16 +112,12 @@ def rate_lever(bench: Bench, norm: float, facts: Mapping[str, Any]) -> Findings:
             fit = Measured({}, held).fit()
             note = f"{fit.n} runs, {fit.censored} of them bounds; {facts['notes'][1]}"
             findings.append(Finding(f"α at learning rate {rate:g}", fit.alpha, fit_interval(fit), note, 3))
-        findings.append(_norm_at_grok(rate, arms[rate, 0.0], bench))
-    data = {
-        f"lr{rate:g}.{'free' if not rho else f'rho{rho:g}'}": one.as_json()
-        for (rate, rho), one in times.items()
-    }
+        findings.append(_norm_at_grok(rate, found[rate].controls[P]))
+    data = {f"lr{rate:g}": one.as_json() for rate, one in found.items()}
     return Findings(tuple(rows), tuple(findings), data)
 
 
-def _norm_at_grok(rate: float, arm: Arm, bench: Bench) -> Finding:
-    found = control(bench.logs(arm))
+def _norm_at_grok(rate: float, found: Control) -> Finding:
     return Finding(f"W_c at learning rate {rate:g}", found.critical_norm,
                    (found.interval.low, found.interval.high), f"{len(found.norms)} free runs that grokked")  # fmt: skip
 
@@ -137,7 +142,7 @@ def transformer_grid() -> Grid:
 def plain_transformer(bench: Bench, facts: Mapping[str, Any]) -> Findings:
     """The law on a transformer without LayerNorm; what it does not reach within its budget is a bound."""
     theirs = facts["no_layernorm_transformer_p59"]
-    found = measure_grid(bench, transformer_grid())
+    found = measure_grid(bench, transformer_grid(), (TRANSFORMER,))
     held = found.controls[P]
     rows = [
         median_row("transformer without LayerNorm: W_c", theirs["W_c"], held.interval, tolerance=_ALLOWED,
@@ -187,6 +192,24 @@ def layer_norm_arms() -> dict[float, Arm]:
     return found
 
 
+@dataclass(frozen=True)
+class FreeRuns:
+    """The free runs of one train fraction: grok steps, and of those that grokked the two norms."""
+
+    times: Times
+    totals: tuple[float, ...]
+    heads: tuple[float, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Seed by seed."""
+        return {**self.times.as_json(), "norm_at_grok": list(self.totals), "head_norm": list(self.heads)}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> FreeRuns:
+        """What :meth:`as_json` wrote."""
+        return cls(Times.from_json(record), tuple(record["norm_at_grok"]), tuple(record["head_norm"]))
+
+
 def last_head_norms(bench: Bench, arm: Arm) -> list[float]:
     """Norm of the unembedding at the end of each run, which comes just after its grok step."""
     found = []
@@ -197,36 +220,38 @@ def last_head_norms(bench: Bench, arm: Arm) -> list[float]:
     return found
 
 
-def layer_norm_transformer(
-    bench: Bench,
-    facts: Mapping[str, Any],
-    head_norms: Callable[[Bench, Arm], Sequence[float]],
-) -> Findings:
+HeadNorms = Callable[[Bench, Arm], Sequence[float]]
+
+
+def _free_runs(bench: Bench, arm: Arm, head_norms: HeadNorms) -> FreeRuns:
+    logs = bench.logs(arm)
+    times = Times.of(logs)
+    reached = [crossing.by for crossing in times.all_pairs]
+    totals = [log.at("norm.total", by) for log, by in zip(logs, reached, strict=True) if by is not None]
+    norms = zip(head_norms(bench, arm), reached, strict=True)
+    return FreeRuns(times, tuple(totals), tuple(norm for norm, by in norms if by is not None))
+
+
+def layer_norm_transformer(bench: Bench, facts: Mapping[str, Any], head_norms: HeadNorms) -> Findings:
     """Do the total norm and that of the unembedding agree over train fractions when LayerNorm runs grok?"""
     printed = [float(number) for number in re.findall(r"\.\d+", facts["layernorm_transformer"])]
     (total_low, total_high), (head_low, head_high) = printed[:2], printed[2:4]
     arms = layer_norm_arms()
-    bench.train_arms(list(arms.values()))
-    totals: dict[float, list[float]] = {}
-    heads: dict[float, list[float]] = {}
-    data: dict[str, Any] = {}
-    late = 0
-    for fraction, arm in arms.items():
-        logs = bench.logs(arm)
-        times = Times.of(logs)
-        norms = head_norms(bench, arm)
-        reached = [crossing.by for crossing in times.all_pairs]
-        late += reached.count(None)
-        totals[fraction] = [
-            log.at("norm.total", by) for log, by in zip(logs, reached, strict=True) if by is not None
-        ]
-        heads[fraction] = [norm for norm, by in zip(norms, reached, strict=True) if by is not None]
-        data[f"fraction{fraction:g}"] = {
-            **times.as_json(),
-            "norm_at_grok": totals[fraction],
-            "head_norm": heads[fraction],
-        }
-    note = f"over the train fractions {LAYER_NORM_FRACTIONS}, means over seeds"
+    found = {
+        fraction: runs
+        for fraction, arm in arms.items()
+        if (runs := bench.earlier(arm, FreeRuns.from_json, LAYER_NORM, f"fraction{fraction:g}")) is not None
+    }
+    left = {fraction: arm for fraction, arm in arms.items() if fraction not in found}
+    left = bench.ready(left, enough=bool(found))
+    bench.train_arms(list(left.values()))
+    found |= {fraction: _free_runs(bench, arm, head_norms) for fraction, arm in left.items()}
+    found = dict(sorted(found.items()))
+    totals = {fraction: runs.totals for fraction, runs in found.items()}
+    heads = {fraction: runs.heads for fraction, runs in found.items()}
+    data = {f"fraction{fraction:g}": runs.as_json() for fraction, runs in found.items()}
+    late = sum(one.by is None for runs in found.values() for one in runs.times.all_pairs)
+    note = f"over the train fractions {', '.join(f'{one:g}' for one in found)}, means over seeds"
     if late:
         note += f"; {late} runs that had not grokked within their budget have no norm and are not in it"
     rows = []
@@ -269,10 +294,10 @@ def spread_over(values: Mapping[float, Sequence[float]]) -> tuple[float | None, 
     return spread(np.asarray([group.mean() for group in groups])), interval
 
 
-def lever_parts(bench: Bench, norm: float, facts: Mapping[str, Any]) -> dict[str, Callable[[], Findings]]:
-    """What measures each part, by name; ``norm`` is the W_c of the dense grid."""
+def lever_parts(bench: Bench, dense: Measured, facts: Mapping[str, Any]) -> dict[str, Callable[[], Findings]]:
+    """What measures each part, by name, beside the ``dense`` grid."""
     return {
-        "learning_rate": partial(rate_lever, bench, norm, facts),
-        "transformer": partial(plain_transformer, bench, facts),
-        "layer_norm": partial(layer_norm_transformer, bench, facts, last_head_norms),
+        LEARNING_RATE: partial(rate_lever, bench, dense, facts),
+        TRANSFORMER: partial(plain_transformer, bench, facts),
+        LAYER_NORM: partial(layer_norm_transformer, bench, facts, last_head_norms),
     }

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -18,12 +18,15 @@ from grokscope.studies.result import Finding, Row, compared
 from grokscope.studies.rows import median_row, ratio_of
 from grokscope.studies.sweep import Arm, Bench, Log
 
+PARITY = "sparse_parity"
+"""Name under which the data of this part is saved."""
 SEEDS = tuple(range(6))
 REFERENCE = (30, 1000)
 """n and m of the arms that W_c is taken from and that are clamped."""
 FREE = (REFERENCE, (30, 1500), (20, 1000))
 RHO = (0.9, 1.3)
 _ALLOWED = 0.1
+K = TypeVar("K")
 
 CHOSEN = (
     "Sparse parity: the published free arms with m = 600 and n = 40 are not run, since most of their seeds need more "
@@ -36,6 +39,7 @@ CHOSEN = (
 class Reached:
     """The grok steps of an arm, and the norm at each of them."""
 
+    seeds: tuple[int, ...]
     crossings: tuple[Crossing, ...]
     norms: tuple[float, ...]
 
@@ -47,9 +51,16 @@ class Reached:
     def as_json(self) -> dict[str, Any]:
         """Seed by seed."""
         return {
+            "seeds": list(self.seeds),
             "grok_90": [crossing.as_json() for crossing in self.crossings],
             "norm_at_grok": list(self.norms),
         }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Reached:
+        """What :meth:`as_json` wrote."""
+        crossings = tuple(Crossing.from_json(ends) for ends in record["grok_90"])
+        return cls(tuple(record["seeds"]), crossings, tuple(record["norm_at_grok"]))
 
 
 def parity_arm(n: int, m: int, clamp: str = "") -> Arm:
@@ -72,9 +83,7 @@ def parity_arm(n: int, m: int, clamp: str = "") -> Arm:
 def sparse_parity(bench: Bench) -> Findings:
     """Free runs over n and m, then two held norms, beside the published medians."""
     facts = published("sparse_parity")
-    arms = {place: parity_arm(*place) for place in FREE}
-    bench.train_arms(list(arms.values()))
-    free = {place: reached(bench.logs(arm)) for place, arm in arms.items()}
+    free = _measured(bench, {(n, m): (parity_arm(n, m), f"n{n}.m{m}.free") for n, m in FREE})
     norms = free[REFERENCE].norms
     if not norms:
         raise GrokscopeError(
@@ -82,8 +91,7 @@ def sparse_parity(bench: Bench) -> Findings:
         )
     norm = round(float(np.median(norms)), NORM_DIGITS)
     held = {rho: parity_arm(*REFERENCE, f"{norm:.{NORM_DIGITS}f}:{rho:g}") for rho in RHO}
-    bench.train_arms(list(held.values()))
-    clamped = {rho: reached(bench.logs(arm)) for rho, arm in held.items()}
+    clamped = _measured(bench, {rho: (arm, f"rho{rho:g}") for rho, arm in held.items()})
     rows: list[Row] = []
     findings: list[Finding] = []
     for cell in facts["free"]:
@@ -114,6 +122,13 @@ def sparse_parity(bench: Bench) -> Findings:
     return Findings(tuple(rows), tuple(findings), data)
 
 
+def _measured(bench: Bench, arms: Mapping[K, tuple[Arm, str]]) -> dict[K, Reached]:
+    """Of every arm and the name of its record: what the saved result holds, or its runs, trained."""
+    known = {key: bench.earlier(arm, Reached.from_json, PARITY, name) for key, (arm, name) in arms.items()}
+    bench.train_arms([arm for key, (arm, _) in arms.items() if known[key] is None])
+    return {key: known[key] or reached(bench.logs(arm)) for key, (arm, _) in arms.items()}
+
+
 def reached(logs: Sequence[Log]) -> Reached:
     """Grok steps and norms off the logs of an arm; a run that did not get there has a bound and no norm."""
     crossings = tuple(log.reached(ALL, LEVEL) for log in logs)
@@ -122,7 +137,7 @@ def reached(logs: Sequence[Log]) -> Reached:
         for log, crossing in zip(logs, crossings, strict=True)
         if crossing.by is not None
     ]
-    return Reached(crossings, tuple(norms))
+    return Reached(tuple(log.seed for log in logs), crossings, tuple(norms))
 
 
 def _mean(norms: Sequence[float]) -> tuple[float | None, tuple[float, float] | None]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from grokscope.errors import GrokscopeError
 from grokscope.measures.agreement import agreement
 from grokscope.probes.record import Record
 from grokscope.probes.registry import FigureSpec
@@ -181,6 +182,25 @@ def write_result(
     }
     data.write_text(json.dumps(whole, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return page, data
+
+
+def read_saved(file: Path, study: str, scale: str) -> Mapping[str, Any]:
+    """The ``data`` that :func:`write_result` wrote of this study at this scale.
+
+    Raises GrokscopeError where the file cannot be read or is of another study or scale.
+    """
+    doing = f"reading the saved result {file}"
+    try:
+        whole = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise GrokscopeError(f"{doing}: {error.strerror}, expected the JSON of a study") from None
+    except ValueError as error:
+        raise GrokscopeError(f"{doing}: {error}, expected the JSON of a study") from None
+    told = (whole.get("study"), whole.get("scale")) if isinstance(whole, dict) else (None, None)
+    if told != (study, scale) or not isinstance(whole.get("data"), dict):
+        of = " at scale ".join(map(str, told))
+        raise GrokscopeError(f"{doing}: it is of {of}, expected {study} at scale {scale} with its data")
+    return whole["data"]
 
 
 def plain(value: Any) -> Any:

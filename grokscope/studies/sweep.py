@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -97,6 +97,8 @@ class Bench:
         data: a folder of data that a study can use and does not bring; ``None`` where none was given.
         only_finished: train nothing, and leave out what rests on runs that are not finished.
         omitted: what was left out so, and why.
+        saved: the ``data`` of an earlier result of this study at this scale: the arms it holds are not trained again.
+        taken: the arms that were read from there.
     """
 
     workspace: Path
@@ -107,6 +109,8 @@ class Bench:
     data: Path | None = None
     only_finished: bool = False
     omitted: list[str] = field(default_factory=list)
+    saved: Mapping[str, Any] = field(default_factory=dict)
+    taken: list[str] = field(default_factory=list)
 
     @cached_property
     def used(self) -> dict[str, Path]:
@@ -146,15 +150,15 @@ class Bench:
                 tick()
         return [found[index] for index in range(len(units))]
 
-    def ready(self, arms: Mapping[K, Arm]) -> dict[K, Arm]:
+    def ready(self, arms: Mapping[K, Arm], *, enough: bool = False) -> dict[K, Arm]:
         """Those of ``arms`` that can be had: all of them, unless only finished ones are to be used.
 
-        Raises UnfinishedError where none can.
+        Raises UnfinishedError where none can, unless what there is without them is ``enough``.
         """
         if not self.only_finished:
             return dict(arms)
         found = {key: arm for key, arm in arms.items() if all(self._is_finished(*run) for run in arm.runs())}
-        if arms and not found:
+        if arms and not found and not enough:
             raise UnfinishedError(f"none of {len(arms)} arms has all its runs finished")
         self.omitted += [f"{arm.name} is not finished" for key, arm in arms.items() if key not in found]
         return found
@@ -166,6 +170,29 @@ class Bench:
         except UnfinishedError as error:
             self.omitted.append(f"{name}: {error}")
             return None
+
+    def earlier(self, arm: Arm, load: Callable[[Mapping[str, Any]], T], *place: str) -> T | None:
+        """What ``load`` makes of what the saved result holds at ``place`` of ``arm``, ``None`` where it holds nothing.
+
+        The record names its seeds; one of other seeds than the arm's is of other runs, and is not taken.
+
+        Raises GrokscopeError where the record is not one that a study wrote.
+        """
+        record: Any = self.saved
+        for key in place:
+            record = record.get(key) if isinstance(record, Mapping) else None
+        if record is None:
+            return None
+        try:
+            if tuple(record["seeds"]) != arm.seeds:
+                return None
+            found = load(record)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise GrokscopeError(
+                f"reading {' / '.join(place)} of a saved result: {error!r}, expected what a study wrote"
+            ) from None
+        self.taken.append(arm.name)
+        return found
 
     def _is_finished(self, name: str, recipe: Recipe) -> bool:
         return is_finished(recipe, self.workspace / "checkpoints" / name)

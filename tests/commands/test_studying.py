@@ -29,15 +29,21 @@ ARMS = {
 
 def run_tiny(bench: Bench) -> StudyResult:
     """The last training loss of every arm."""
-    arms = bench.ready(ARMS)
+    known = {
+        rate: bench.earlier(arm, lambda record: record["last"], f"{rate:g}") for rate, arm in ARMS.items()
+    }
+    arms = {rate: arm for rate, arm in ARMS.items() if known[rate] is None}
+    arms = bench.ready(arms, enough=len(arms) < len(ARMS))
     bench.train_arms(list(arms.values()))
-    last = {
+    last = {rate: values for rate, values in known.items() if values is not None}
+    last |= {
         rate: [float(log.scalars["loss.train"][-1]) for log in bench.logs(arm)] for rate, arm in arms.items()
     }
     return StudyResult(
         "tiny", bench.scale, "A tiny study", "It was trained.",
         rows=tuple(Row(f"loss at {r:g}", 1.0, float(np.mean(one)), None, "cannot tell") for r, one in last.items()),
-        findings=(Finding("arms", float(len(last))),), left_out="Much.", data={"loss": last},
+        findings=(Finding("arms", float(len(last))),), left_out="Much.",
+        data={f"{rate:g}": {"seeds": [0, 1], "last": values} for rate, values in last.items()},
     )  # fmt: skip
 
 
@@ -45,6 +51,7 @@ def run_tiny(bench: Bench) -> StudyResult:
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(STUDIES, "tiny", run_tiny)
+    monkeypatch.setattr("grokscope.studies.CONTINUES", {"tiny"})
 
     def run(*arguments: object) -> tuple[int, list[str], list[str]]:
         monkeypatch.setattr(sys, "argv", ["grokscope", "study", *map(str, arguments)])
@@ -78,7 +85,7 @@ def test_it_trains_once_and_links_the_page_of_every_run(call, tmp_path):
     rows = json.loads((tmp_path / "rows.json").read_text())
     assert rows == {key: whole[key] for key in ("study", "scale", "rows")}
     losses = [row["ours"] for row in rows["rows"]]
-    assert losses == [np.mean(whole["data"]["loss"][rate]) for rate in ("0.01", "0.02")]
+    assert losses == [np.mean(whole["data"][rate]["last"]) for rate in ("0.01", "0.02")]
     assert losses[0] != losses[1]
     before = written(tmp_path)
     assert len(before) == 4
@@ -116,6 +123,56 @@ def test_the_page_of_what_is_finished_names_what_is_not(call, tmp_path):
     assert [row["quantity"] for row in whole["rows"]] == ["loss at 0.02"]
     assert whole["left_out"] == "Not finished when this page was made: tiny.lr0.01 is not finished. Much."
     assert len(written(tmp_path)) == 2
+
+
+def test_it_goes_on_from_the_json_of_an_earlier_result(call, tmp_path):
+    for name, recipe in ARMS[0.02].runs():
+        fleet.train_fleet([recipe], [tmp_path / "checkpoints" / name], device="cpu")
+    assert call("tiny", "--finished", "--no-pages")[0] == 0
+    first = json.loads((tmp_path / "reports" / "study-tiny-small.json").read_text())
+    elsewhere = tmp_path / "elsewhere"
+    code, _, said = call(
+        "tiny", "--device", "cpu", "--jobs", 1, "--no-pages", "--workspace", elsewhere,
+        "--from", "reports/study-tiny-small.json",
+    )  # fmt: skip
+    assert (code, said) == (0, [])
+    whole = json.loads((elsewhere / "reports" / "study-tiny-small.json").read_text())
+    taken = "1 arms of runs (tiny.lr0.02, ...)"
+    assert whole["left_out"] == f"Taken from study-tiny-small.json, not run again: {taken}. Much."
+    assert {row["quantity"]: row["ours"] for row in whole["rows"]}["loss at 0.02"] == first["rows"][0]["ours"]
+    assert sorted(path.name for path in (elsewhere / "checkpoints").iterdir()) == [
+        "tiny.lr0.01-s0",
+        "tiny.lr0.01-s1",
+    ]
+    page = (elsewhere / "reports" / "study-tiny-small.html").read_text()
+    assert taken in page
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "No such file"),
+        ("{", "expected the JSON of a study"),
+        ("[]", "it is of None at scale None"),
+        ('{"study": "delay-law", "scale": "small", "data": {}}', "it is of delay-law at scale small"),
+        ('{"study": "tiny", "scale": "small", "data": []}', "expected tiny at scale small with its data"),
+        ('{"study": "tiny", "scale": "small", "data": {"0.01": {"seeds": [0, 1]}}}', "a saved result: KeyError"),
+        ('{"study": "tiny", "scale": "small", "data": {"0.01": 3}}', "expected what a study wrote"),
+    ],
+)  # fmt: skip
+def test_what_is_no_earlier_result_is_one_line(call, tmp_path, text, said):
+    if text is not None:
+        (tmp_path / "saved.json").write_text(text)
+    code, out, lines = call("tiny", "--finished", "--no-pages", "--from", "saved.json")
+    assert (code, out, len(lines)) == (2, [], 1)
+    assert said in lines[0]
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_study_that_cannot_go_on_from_a_result_says_so(call, tmp_path):
+    code, _, lines = call("two-clocks", "--finished", "--from", "saved.json")
+    assert (code, len(lines)) == (2, 1)
+    assert "--from saved.json was given, expected it only for tiny" in lines[0]
 
 
 def test_an_interrupted_study_says_how_it_goes_on(call, monkeypatch):

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from grokscope.errors import GrokscopeError
-from grokscope.studies import Finding, StudyResult, choose_study, write_result
+from grokscope.studies import Finding, StudyResult, choose_study, read_saved, write_result
 from grokscope.studies.clamp_grid import Grid, control, measure_grid
 from grokscope.studies.delay_law import run_delay_law
 from grokscope.studies.delay_law_levers import Findings
 from grokscope.studies.published import published
+from grokscope.studies.result import plain
 from grokscope.studies.sweep import Arm
 from tests.studies.synthetic import Law, synthetic_bench
 
@@ -200,6 +201,50 @@ def arms_of(bench, rho: float | None) -> list[Arm]:
     return [grid.clamped_arm(59, rho, control(logs).critical_norm)]
 
 
+def heads(bench, arm: Arm) -> list[float]:
+    return [10.0 + 0.1 * seed for seed in arm.seeds]
+
+
+def test_a_saved_result_stands_for_its_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("grokscope.studies.delay_law_levers.last_head_norms", heads)
+    law = Law(lambda p: 7.64, lambda p: 0.74, lambda p: 54.5, budget=9000)
+    first = synthetic_bench(tmp_path, "full", law)
+    whole = run_delay_law(first)
+    assert {"dense", "p_scan", "learning_rate", "transformer", "layer_norm", "sparse_parity"} == set(
+        whole.data
+    )
+    _, file = write_result(whole, tmp_path, {})
+    again = synthetic_bench(tmp_path, "full", law)
+    again.saved = read_saved(file, "delay-law", "full")
+    result = run_delay_law(again)
+    assert again.trained == []
+    assert (result.rows, result.findings, result.sentence) == (whole.rows, whole.findings, whole.sentence)
+    assert plain(result.data) == json.loads(file.read_text())["data"]
+    assert len(again.taken) == len({name.rsplit("-s", 1)[0] for name in first.trained})
+
+
+def test_what_a_saved_result_lacks_is_trained(tmp_path: Path) -> None:
+    law = Law(lambda p: 7.64, lambda p: 0.74, lambda p: 54.5)
+    whole = run_delay_law(synthetic_bench(tmp_path, "small", law))
+    saved = plain(whole.data)
+    del saved["dense"]["clamped"]["p59.rho0.95"]
+    bench = synthetic_bench(tmp_path, "small", law)
+    bench.saved = saved
+    assert run_delay_law(bench).rows == whole.rows
+    assert len(bench.trained) == 4
+    assert all("rho0.95" in name for name in bench.trained)
+    bench = synthetic_bench(tmp_path, "small", law)
+    saved["dense"]["free"]["59"]["seeds"] = [4, 5, 6, 7]
+    bench.saved = saved
+    assert run_delay_law(bench).rows == whole.rows
+    assert len(bench.trained) == 4 + 5 * 4, "the norm of held runs is that of the controls of the same seeds"
+    bench = synthetic_bench(tmp_path, "small", law)
+    bench.saved = {"dense": {"free": {"59": {"seeds": [0, 1, 2, 3]}}}}
+    with pytest.raises(GrokscopeError, match="dense / free / 59 of a saved result: KeyError"):
+        run_delay_law(bench)
+    assert bench.trained == []
+
+
 def test_an_unknown_study_names_the_nearest() -> None:
     with pytest.raises(GrokscopeError, match="did you mean 'delay-law'"):
         choose_study("delaylaw")
@@ -218,7 +263,9 @@ def test_the_small_grid_finds_the_published_times(tmp_path: Path) -> None:
         )  # fmt: skip
         assert all(run.state == "finished" for run in ended)
 
-    found = measure_grid(Bench(tmp_path, "small", train), Grid(tuple(range(4)), {59: (0.85, 1.0)}))
+    found = measure_grid(
+        Bench(tmp_path, "small", train), Grid(tuple(range(4)), {59: (0.85, 1.0)}), ("dense",)
+    )
     dense = published("delay_law")["dense_p59"]
     assert found.controls[59].critical_norm == pytest.approx(dense["W_c"], rel=0.03)
     for rho in (0.85, 1.0):

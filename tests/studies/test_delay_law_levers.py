@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from grokscope.studies.clamp_grid import Grid
+from grokscope.studies.clamp_grid import Grid, Measured, measure_grid
 from grokscope.studies.delay_law_levers import (
     LAYER_NORM_FRACTIONS,
     LEVER_RHO,
@@ -21,15 +21,16 @@ from grokscope.studies.delay_law_levers import (
     last_head_norms,
     layer_norm_arms,
     layer_norm_transformer,
+    measure_rates,
     plain_transformer,
-    rate_arms,
+    rate_grid,
     rate_lever,
     spread_over,
     transformer_grid,
 )
 from grokscope.studies.delay_law_parity import REFERENCE, SEEDS, parity_arm, sparse_parity
 from grokscope.studies.published import published
-from grokscope.studies.sweep import Arm, Bench
+from grokscope.studies.sweep import Arm, Bench, UnfinishedError
 from grokscope.training.intervene import parameter_spans
 from tests.studies.synthetic import Law, synthetic_bench
 
@@ -45,27 +46,41 @@ def findings(found: Findings) -> dict[str, Any]:
     return {one.quantity: one for one in found.findings}
 
 
-def test_the_smallest_rate_is_the_dense_grid_itself() -> None:
-    arms = rate_arms(54.513)
-    dense = Grid(tuple(range(16)), {59: LEVER_RHO})
-    for rho in LEVER_RHO:
-        assert arms[RATES[0], rho].name == dense.clamped_arm(59, rho, 54.513).name
-        assert arms[RATES[0], rho].runs() == dense.clamped_arm(59, rho, 54.513).runs()[:8]
-    name, faster = arms[8e-3, 1.0].runs()[0]
+def dense(bench: Bench) -> Measured:
+    """The arms of the dense grid beside which the lever is read."""
+    return measure_grid(bench, Grid(tuple(range(16)), {59: LEVER_RHO}), ("dense",))
+
+
+def test_the_rates_differ_in_nothing_else_from_the_dense_grid() -> None:
+    assert rate_grid(RATES[0]).clamped_arm(59, 1.0, 54.513).name == "delay-law.p59.norm54.513.rho1"
+    name, faster = rate_grid(8e-3).clamped_arm(59, 1.0, 54.513).runs()[0]
     assert name == "delay-law.p59.lr0.008.norm54.513.rho1-s0"
-    _, base = arms[RATES[0], 1.0].runs()[0]
+    _, base = Grid(tuple(range(16)), {59: LEVER_RHO}).clamped_arm(59, 1.0, 54.513).runs()[0]
     assert (faster.train.lr, base.train.lr) == (8e-3, 1e-3)
     assert (faster.task, faster.model, faster.save, faster.intervene, faster.seed) == (
         base.task, base.model, base.save, base.intervene, base.seed,
     )  # fmt: skip
-    names = [f"{arm.name}-s{seed}" for arm in arms.values() for seed in arm.seeds]
-    assert len(names) == len(set(names)) == 16 * 8
+
+
+def test_the_smallest_rate_is_not_trained_twice_and_its_norm_is_held_at_all_of_them(tmp_path: Path) -> None:
+    bench = synthetic_bench(tmp_path, "full", LAW)
+    grid = dense(bench)
+    before, norm = len(bench.trained), grid.controls[59].critical_norm
+    found = measure_rates(bench, grid)
+    assert len(bench.trained) - before == 3 * 4 * 8
+    assert len(set(bench.trained)) == len(bench.trained)
+    assert all(f"norm{norm:.3f}" in name or "free" in name for name in bench.trained)
+    assert found[RATES[0]].controls[59].times == grid.controls[59].times.of_seeds(range(8))
+    assert found[RATES[0]].controls[59].norms == grid.controls[59].norms[:8]
+    with pytest.raises(UnfinishedError, match="no runs at ρ"):
+        measure_rates(bench, Measured(grid.controls, {}))
 
 
 @pytest.mark.parametrize(("power", "verdict"), [(math.log(6.4) / math.log(8), "agrees"), (0.0, "differs")])
 def test_the_lever_of_the_rate_is_that_of_the_law(tmp_path: Path, power: float, verdict: str) -> None:
     law = Law(lambda p: 7.64, lambda p: 0.74, lambda p: 54.5, rate_power=power)
-    found = rate_lever(synthetic_bench(tmp_path, "full", law), 54.513, FACTS)
+    bench = synthetic_bench(tmp_path, "full", law)
+    found = rate_lever(bench, dense(bench), FACTS)
     free = rows(found)["lever of the learning rate, free"]
     assert free["ours"] == pytest.approx(8**power, rel=0.08)
     assert (free["published"], free["verdict"]) == (6.4, verdict)
@@ -85,7 +100,8 @@ def test_the_lever_of_the_rate_is_that_of_the_law(tmp_path: Path, power: float, 
 
 def test_a_rate_that_never_groks_at_the_large_norm_is_a_bound(tmp_path: Path) -> None:
     law = Law(lambda p: 7.64, lambda p: 0.74, lambda p: 54.5, rate_power=0.0, budget=6000)
-    found = rate_lever(synthetic_bench(tmp_path, "full", law), 54.513, FACTS)
+    bench = synthetic_bench(tmp_path, "full", law)
+    found = rate_lever(bench, dense(bench), FACTS)
     lever = findings(found)["lever of the norm at learning rate 0.001: T at ρ = 1.15 over T at ρ = 0.85"]
     assert lever.ours is None
     assert lever.interval[1] is None
