@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from grokscope.studies.grokalign_figures import data_of, figures_of
 from grokscope.studies.grokalign_readings import Readings, read_case
 from grokscope.studies.grokalign_rows import alignment_rows, delay_findings, speed_rows, time_rows
-from grokscope.studies.grokalign_runs import BASELINE, Case, cases_of
+from grokscope.studies.grokalign_runs import BASELINE, FEW, Case, cases_of
 from grokscope.studies.grokalign_timing import seconds_per_update
 from grokscope.studies.published import published
 from grokscope.studies.result import Finding, Row, StudyResult
@@ -91,6 +91,10 @@ def _chosen(cases: Sequence[Case]) -> str:
         "XOR: fewer coordinates and neurons than published, with noise of the same size over the signal; the stop is "
         "ours.",
     ]
+    if any(case.few is not None and case.few < len(case.seeds) for case in cases):
+        said.append(
+            f"The published {len(cases[0].seeds)} seeds for the baseline and the main λ_J, {FEW} for the rest."
+        )
     if any(case.key.startswith("transformer") for case in cases):
         said.append(
             f"Transformers: modulus 59 where the paper has {facts['transformer']['p']}; the penalty is on the Jacobian "

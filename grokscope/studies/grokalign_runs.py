@@ -14,6 +14,8 @@ from grokscope.studies.sweep import Arm, Scale
 
 CLASSES = 10
 BASELINE = "baseline"
+FEW = 3
+"""Seeds of what is beside a baseline and a main method that have more."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Case:
         every: updates between two evaluations.
         speedup: where the published ratios stand, ``None`` where there are none.
         main: the method whose ratio is a row; the others are findings.
+        few: how many of the seeds the methods beside the baseline and the main one have; ``None`` for all of them.
         saves: how many, spaced evenly in the logarithm of the step.
         spacing: updates between further saves, so that what rises late is dated as closely.
     """
@@ -66,6 +69,7 @@ class Case:
     main: str
     seeds: tuple[int, ...]
     speedup: str | None = None
+    few: int | None = None
     saves: int = 30
     spacing: int = 200
 
@@ -77,7 +81,8 @@ class Case:
             f"save.schedule=['0:1:1', 'log:1:end:{self.saves}', '0:end:{self.spacing}']",
             f"save.evaluate=['0:end:{self.every}']",
         )  # fmt: skip
-        return Arm(name, self.recipe, (*self.overrides, *own, *method.overrides), self.seeds)
+        seeds = self.seeds if method.label in (BASELINE, self.main) else self.seeds[: self.few]
+        return Arm(name, self.recipe, (*self.overrides, *own, *method.overrides), seeds)
 
     def arms(self) -> dict[str, Arm]:
         """Label of a method → its runs, the baseline first."""
@@ -97,7 +102,7 @@ def _slug(method: Method) -> str:
 def cases_of(scale: Scale, mnist: Path | None = None) -> list[Case]:
     """Digits under both losses and XOR; at full also transformers, and MNIST where its files are given."""
     setup = published("grokalign")["accelerate"]
-    few, many = (0, 1, 2), tuple(range(setup["seeds"]))
+    few, many = tuple(range(FEW)), tuple(range(setup["seeds"]))
     seeds = few if scale == "small" else many
     found = [_digits_squared(scale, seeds), _digits_entropy(scale, seeds), _xor(scale, few)]
     if scale == "full":
@@ -119,7 +124,7 @@ def _digits_squared(scale: Scale, seeds: tuple[int, ...]) -> Case:
     )
     return Case(
         "digits.squared", "digits, squared loss", "digits", (), 0.85, 20000, 2, 20,
-        (PLAIN, *(penalty(factor * own) for factor in factors), *others), penalty(3000 * own).label, seeds, "mse",
+        (PLAIN, *(penalty(factor * own) for factor in factors), *others), penalty(3000 * own).label, seeds, "mse", FEW,
     )  # fmt: skip
 
 
@@ -130,7 +135,7 @@ def _digits_entropy(scale: Scale, seeds: tuple[int, ...]) -> Case:
     strengths = (own,) if scale == "small" else (own, 10 * own)
     return Case(
         "digits.entropy", "digits, cross-entropy", "digits", setting, 0.85, 1000 if scale == "small" else 10000, 1, 10,
-        (PLAIN, *map(penalty, strengths), STABLEMAX), penalty(own).label, seeds, "ce",
+        (PLAIN, *map(penalty, strengths), STABLEMAX), penalty(own).label, seeds, "ce", FEW,
     )  # fmt: skip
 
 

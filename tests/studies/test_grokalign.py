@@ -222,7 +222,11 @@ def test_every_arm_is_a_recipe_and_seeds_share_their_splits(scale):
             first = read_recipe(arm.recipe, arm.overrides, arm.seeds[0])
             assert first.train.until == f"accuracy.test >= {case.stop!r}"
             names.add(arm.name)
+            whole = arm.name in (arms[BASELINE].name, arms[case.main].name)
+            assert arm.seeds == case.seeds[: len(case.seeds) if whole else 3]
     assert len(names) == sum(len(case.methods) for case in cases_of(scale))
+    published_seeds = published("grokalign")["accelerate"]["seeds"]
+    assert len(cases_of(scale)[0].seeds) == (3 if scale == "small" else published_seeds)
 
 
 def test_mnist_s_arms_are_recipes_wherever_its_files_lie(tmp_path):

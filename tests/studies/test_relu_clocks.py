@@ -142,7 +142,11 @@ def test_the_full_grid_is_the_published_one() -> None:
     )
     assert (first.task, first.model, first.seed) == (second.task, second.model, second.seed)
     assert len([s for s in relu_settings("full") if s.varied]) == 3
-    assert len([run for arm in relu_arms("small") for run in arm.runs()]) == 4
+    few = relu_settings("small")
+    assert len([run for setting in few for run in setting.arm.runs()]) == 12
+    for one in few:
+        if one.varied:
+            assert (one.width != few[0].width) + (one.fraction != few[0].fraction) == 1, one.varied
 
 
 def test_clocks_of_a_known_log() -> None:
