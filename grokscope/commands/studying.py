@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 @click.option("--finished", is_flag=True, help="Train nothing: the page of what is finished so far.")
 @click.option(
     "--from", "earlier", type=click.Path(path_type=Path), default=None,
-    help="The JSON of an earlier result: the runs that it holds are not trained again (delay-law).",
+    help="The JSON of an earlier result: the runs that it holds are not trained again (delay-law, grokalign).",
 )  # fmt: skip
 @click.option(
     "--data", type=click.Path(path_type=Path), default=None,

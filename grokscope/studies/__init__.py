@@ -23,7 +23,7 @@ STUDIES: dict[str, Callable[[Bench], StudyResult]] = {
 """Name → what trains the runs that are missing, reads all of them and compares."""
 TAKES_DATA = {"grokalign"}
 """Studies that can use a folder of data which the user brings."""
-CONTINUES = {"delay-law"}
+CONTINUES = {"delay-law", "grokalign"}
 """Studies whose saved result holds all that they read off their runs, so that they can go on from it."""
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 
 from grokscope.studies.grokalign_figures import data_of, figures_of
-from grokscope.studies.grokalign_readings import Readings, read_case
+from grokscope.studies.grokalign_readings import Readings, read_case, saved_case
 from grokscope.studies.grokalign_rows import alignment_rows, delay_findings, speed_rows, time_rows
 from grokscope.studies.grokalign_runs import BASELINE, FEW, Case, cases_of
 from grokscope.studies.grokalign_timing import seconds_per_update
@@ -20,17 +21,32 @@ TIMES = "grokalign-seconds.json"
 def run_grokalign(bench: Bench) -> StudyResult:
     """Train every case under every method, read all runs, time a step of each method."""
     cases = cases_of(bench.scale, bench.data)
+    known = {case.key: saved_case(bench, case) for case in cases}
+    left = {
+        case.key: {label: arm for label, arm in case.arms().items() if label not in known[case.key]}
+        for case in cases
+    }
+    if not bench.only_finished:
+        bench.train_arms([arm for arms in left.values() for arm in arms.values()])
     found: list[tuple[Case, Readings]] = []
     seconds: dict[str, dict[str, float]] = {}
-    every = [arm for case in cases for arm in case.arms().values()]
-    if not bench.only_finished:
-        bench.train_arms(every)
     for case in cases:
-        arms = bench.ready(case.arms())
-        found.append((case, read_case(bench, case, arms)))
-        timed = {label: arm for label, arm in arms.items() if label in (BASELINE, case.main)}
-        seconds[case.key] = seconds_per_update(timed, bench.workspace / "reports" / TIMES)
+        arms = bench.part(case.words, partial(bench.ready, left[case.key], enough=bool(known[case.key])))
+        if arms is None:
+            continue
+        both = known[case.key] | read_case(bench, case, arms)
+        found.append((case, {label: both[label] for label in case.arms() if label in both}))
+        seconds[case.key] = _seconds(bench, case, both.keys() - arms.keys(), both.keys())
     return assemble(found, seconds, bench.scale)
+
+
+def _seconds(bench: Bench, case: Case, saved: Collection[str], known: Collection[str]) -> dict[str, float]:
+    """Seconds of an update, of the baseline and the main method; those of the saved result where it holds both."""
+    timed = [label for label in (BASELINE, case.main) if label in known]
+    if timed and set(timed) <= set(saved):
+        return {label: float(bench.saved[case.key]["seconds_per_update"][label]) for label in timed}
+    arms = {label: case.arms()[label] for label in timed}
+    return seconds_per_update(arms, bench.workspace / "reports" / TIMES)
 
 
 def assemble(

@@ -10,17 +10,18 @@ from matplotlib.figure import Figure
 
 from grokscope.probes.drawing import CYCLE, NEUTRAL, legend
 from grokscope.report.figures import Drawing
-from grokscope.studies.grokalign_readings import ALIGNED, NOISE, Reading, Readings
+from grokscope.studies.grokalign_readings import ALIGNED, NOISE, SHOWN, Reading, Readings
 from grokscope.studies.grokalign_rows import speedup
 from grokscope.studies.grokalign_runs import BASELINE, Case
 from grokscope.studies.result import drawing
 
 Found = Sequence[tuple[Case, Readings]]
-SHOWN = (
-    ("accuracy.test", "test accuracy"),
-    (ALIGNED, "largest cosine of a row"),
-    (NOISE, "accuracy under noise"),
-)
+WORDS = {
+    "accuracy.test": "test accuracy",
+    ALIGNED: "largest cosine of a row",
+    NOISE: "accuracy under noise",
+}
+"""Of the series that are shown."""
 
 
 def course_figure(found: Found) -> Drawing:
@@ -35,8 +36,8 @@ def course_figure(found: Found) -> Drawing:
                     _lines([panels[row, column] for row in range(len(SHOWN))], case, one, colour, words)
             panels[0, column].set_title(case.words, fontsize=9)
             panels[-1, column].set_xlabel("step")
-        for row, (_, words) in enumerate(SHOWN):
-            panels[row, 0].set_ylabel(words)
+        for row, name in enumerate(SHOWN):
+            panels[row, 0].set_ylabel(WORDS[name])
         legend(panels[0, 0])
 
     caption = (
@@ -49,7 +50,7 @@ def course_figure(found: Found) -> Drawing:
 
 def _lines(panels: Sequence[Axes], case: Case, one: Reading, colour: str, words: str) -> None:
     later = one.saves > 0
-    for axes, (name, _) in zip(panels, SHOWN, strict=True):
+    for axes, name in zip(panels, SHOWN, strict=True):
         if name in one.series:
             values = one.series[name][later]
             axes.plot(
@@ -96,11 +97,17 @@ def figures_of(found: Found) -> tuple[Drawing, ...]:
 
 
 def data_of(found: Found, seconds: Mapping[str, Mapping[str, float]]) -> dict[str, object]:
-    """Run by run, for the page's JSON."""
+    """Run by run, for the page's JSON, from which the study goes on; with the series of those that are drawn."""
     return {
         case.key: {
             "stop": case.stop, "updates_per_step": case.updates, "seconds_per_update": dict(seconds.get(case.key, {})),
-            "runs": {label: [one.as_json() for one in runs] for label, runs in readings.items()},
+            "arms": {
+                case.arms()[label].name: {
+                    "method": label, "seeds": [one.seed for one in runs],
+                    "readings": [one.as_json(whole=label in (BASELINE, case.main)) for one in runs],
+                }
+                for label, runs in readings.items()
+            },
         }
         for case, readings in found
     }  # fmt: skip

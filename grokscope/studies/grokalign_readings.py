@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,6 +19,8 @@ from grokscope.studies.sweep import Arm, Bench, Log
 PROBES = ("loss", "alignment", "robustness")
 ALIGNED = "alignment.row_max.train"
 NOISE = "robustness.noise_1"
+SHOWN = ("accuracy.test", ALIGNED, NOISE)
+"""Series that the figure draws."""
 FIT = 0.99
 Order = Literal["alignment", "accuracy", "overlap", "no onset"]
 
@@ -31,8 +34,9 @@ class Reading:
         fit: when 99 % of the training samples were right.
         at_fit: test accuracy at the first evaluation of the fit; ``None`` where it did not fit.
         final: test accuracy at the end.
+        ends: name → value at the last save of everything that was probed.
         saves: (T,) steps of the series below.
-        series: (T,) by name, at the saves.
+        series: (T,) by name, at the saves: those of `SHOWN`.
         first: whether the Jacobians turned along their inputs before the test accuracy rose.
         onsets: of both.
     """
@@ -42,23 +46,59 @@ class Reading:
     fit: Crossing
     at_fit: float | None
     final: float
+    ends: dict[str, float]
     saves: np.ndarray
     series: dict[str, np.ndarray]
     first: Order
     onsets: dict[str, Crossing]
 
-    def as_json(self) -> dict[str, Any]:
-        """Plain data, without the series."""
-        return {
+    def as_json(self, *, whole: bool) -> dict[str, Any]:
+        """Plain data; with the series where it is ``whole``."""
+        found: dict[str, Any] = {
             "seed": self.seed, "reached": self.reached.as_json(), "fit": self.fit.as_json(),
             "test_accuracy_at_fit": self.at_fit, "test_accuracy_at_end": self.final, "moved_first": self.first,
-            "onsets": {name: crossing.as_json() for name, crossing in self.onsets.items()},
-            "at_end": {name: float(values[-1]) for name, values in self.series.items()},
+            "onsets": {name: crossing.as_json() for name, crossing in self.onsets.items()}, "at_end": self.ends,
         }  # fmt: skip
+        if whole:
+            found["saves"] = self.saves.tolist()
+            found["series"] = {name: values.tolist() for name, values in self.series.items()}
+        return found
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Reading:
+        """What :meth:`as_json` wrote; without its series where it was not whole."""
+
+        def floats(values: Sequence[float | None]) -> np.ndarray:
+            return np.asarray([np.nan if value is None else value for value in values], dtype=np.float64)
+
+        return cls(
+            seed=record["seed"],
+            reached=Crossing.from_json(record["reached"]),
+            fit=Crossing.from_json(record["fit"]),
+            at_fit=record["test_accuracy_at_fit"],
+            final=record["test_accuracy_at_end"],
+            ends={name: np.nan if value is None else value for name, value in record["at_end"].items()},
+            saves=np.asarray(record.get("saves", ()), dtype=np.int64),
+            series={name: floats(values) for name, values in record.get("series", {}).items()},
+            first=record["moved_first"],
+            onsets={name: Crossing.from_json(ends) for name, ends in record["onsets"].items()},
+        )
 
 
 Readings = dict[str, list[Reading]]
 """Label of a method → its runs, in the order of their seeds."""
+
+
+def saved_case(bench: Bench, case: Case) -> Readings:
+    """Those of a case's arms that the saved result holds."""
+
+    def load(record: Mapping[str, Any]) -> list[Reading]:
+        return [Reading.from_json(one) for one in record["readings"]]
+
+    found = {
+        label: bench.earlier(arm, load, case.key, "arms", arm.name) for label, arm in case.arms().items()
+    }
+    return {label: readings for label, readings in found.items() if readings is not None}
 
 
 def read_case(bench: Bench, case: Case, arms: dict[str, Arm]) -> Readings:
@@ -91,8 +131,9 @@ def read_run(log: Log, record: Record, stop: float) -> Reading:
         fit=fit,
         at_fit=None if fit.by is None else float(test[np.searchsorted(log.steps, fit.by)]),
         final=float(test[-1]),
+        ends={name: float(values[-1]) for name, values in series.items()},
         saves=record.steps,
-        series=series,
+        series={name: series[name] for name in SHOWN if name in series},
         first=first,
         onsets=onsets,
     )

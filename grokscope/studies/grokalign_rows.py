@@ -252,12 +252,12 @@ def alignment_rows(case: Case, readings: Readings) -> list[Row]:
 
 
 def paired(baseline: Sequence[Reading], ours: Sequence[Reading], name: str) -> np.ndarray:
-    """(seeds, 2): the last finite value of a series without and with the method."""
+    """(seeds, 2): the finite values at the last save without and with the method."""
     other = {one.seed: one for one in ours}
     found = []
     for one in baseline:
-        if one.seed in other and name in one.series and name in other[one.seed].series:
-            ends = [of.series[name][-1] for of in (one, other[one.seed])]
+        if one.seed in other and name in one.ends and name in other[one.seed].ends:
+            ends = [of.ends[name] for of in (one, other[one.seed])]
             if np.isfinite(ends).all():
                 found.append(ends)
     return np.asarray(found, dtype=np.float64).reshape(-1, 2)

@@ -20,7 +20,7 @@ from grokscope.studies.grokalign_readings import ALIGNED, NOISE, Reading, order_
 from grokscope.studies.grokalign_rows import alignment_rows, faster, speed_rows, speedup, time_rows
 from grokscope.studies.grokalign_runs import BASELINE, Case, cases_of, penalty, squared_strength
 from grokscope.studies.published import published
-from grokscope.studies.result import Row, write_result
+from grokscope.studies.result import Row, read_saved, write_result
 from grokscope.studies.sweep import Bench, UnfinishedError
 from grokscope.training import read_recipe, train
 
@@ -36,7 +36,8 @@ def run_of(seed: int, after: int | None, by: int | None, **changes) -> Reading:
     }  # fmt: skip
     one = Reading(
         seed=seed, reached=Crossing(after, by, by is None), fit=Crossing(90, 100, False), at_fit=0.2, final=0.86,
-        saves=SAVES, series=series, first="alignment", onsets={},
+        ends={name: float(values[-1]) for name, values in series.items()}, saves=SAVES, series=series,
+        first="alignment", onsets={},
     )  # fmt: skip
     return replace(one, **changes)
 
@@ -155,11 +156,7 @@ def test_alignment_and_robustness_are_compared_seed_by_seed():
         CASE.main: [
             replace(
                 one,
-                series={
-                    **one.series,
-                    ALIGNED: one.series[ALIGNED] + 0.1 + 0.01 * one.seed,
-                    NOISE: one.series[NOISE] * 0.5,
-                },
+                ends={ALIGNED: one.ends[ALIGNED] + 0.1 + 0.01 * one.seed, NOISE: one.ends[NOISE] * 0.5},
             )
             for one in runs_of([1000, 1500, 2000], first="accuracy")
         ],
@@ -296,12 +293,26 @@ def test_real_runs_end_to_end(tmp_path, monkeypatch):
     assert {row.verdict for row in result.rows} <= {"agrees", "differs", "cannot tell"}
     page, numbers = write_result(result, tmp_path / "reports", {})
     held = json.loads(numbers.read_text())
-    runs = held["data"]["tiny"]["runs"]
-    assert {label: len(of) for label, of in runs.items()} == {BASELINE: 3, tiny().main: 3}
+    arms = held["data"]["tiny"]["arms"]
+    assert {of["method"]: len(of["readings"]) for of in arms.values()} == {BASELINE: 3, tiny().main: 3}
     assert len(result.figures) == 2
     again = run_grokalign(bench_in(tmp_path, finished=True))
     write_result(again, tmp_path / "again", {})
     assert (tmp_path / "again" / page.name).read_bytes() == page.read_bytes()
+
+
+def test_a_saved_result_stands_for_its_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(grokalign, "cases_of", lambda scale, data: [tiny()])
+    monkeypatch.setattr(grokalign_timing, "BUDGET", 0.02)
+    page, numbers = write_result(run_grokalign(bench_in(tmp_path)), tmp_path / "reports", {})
+    monkeypatch.setattr(grokalign_timing, "measure_speed", None)
+    monkeypatch.setattr("grokscope.studies.grokalign_readings.measure_many", lambda names, *rest, **more: [])
+    elsewhere = bench_in(tmp_path / "elsewhere")
+    elsewhere.saved = read_saved(numbers, "grokalign", "small")
+    again = write_result(run_grokalign(elsewhere), tmp_path / "again", {})
+    assert [path.read_bytes() for path in again] == [page.read_bytes(), numbers.read_bytes()]
+    assert not (tmp_path / "elsewhere" / "checkpoints").exists()
+    assert len(elsewhere.taken) == 2
 
 
 def test_it_is_among_the_studies():
