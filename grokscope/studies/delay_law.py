@@ -19,7 +19,7 @@ from grokscope.studies.delay_law_parity import CHOSEN as PARITY_CHOSEN
 from grokscope.studies.delay_law_parity import PARITY, sparse_parity
 from grokscope.studies.published import published
 from grokscope.studies.result import Finding, Interval, Row, StudyResult, compared
-from grokscope.studies.rows import fit_interval, median_row, shared_findings
+from grokscope.studies.rows import fit_interval, median_row, shared_findings, with_norm_told
 from grokscope.studies.sweep import Bench, Scale, UnfinishedError
 
 TITLE = "The causal delay law of the weight norm (arXiv 2606.13753)"
@@ -220,14 +220,22 @@ def _scan_rows(found: Measured, scan: dict[str, Any]) -> list[Row]:
         for rho, middle in zip(scan["rho"], medians, strict=True):
             if (int(p), rho) in found.clamped:
                 median = found.clamped[int(p), rho].median()
-                rows.append(
-                    median_row(f"grok step at p = {p}, ρ = {rho:.2f}", middle, median, tolerance=0.03)
-                )
+                row = median_row(f"grok step at p = {p}, ρ = {rho:.2f}", middle, median, tolerance=0.03)
+                ours = found.controls[int(p)].critical_norm
+                rows.append(with_norm_told(row, rho * ours, rho * scan["W_c"][p], rho * found.fit().alpha))
     for p, alpha in scan["alpha_per_p"].items():
         if all((int(p), rho) in found.clamped for rho in scan["rho"]):
             fit = found.fit([int(p)])
             rows.append(
-                compared(f"α at p = {p}", alpha, fit.alpha, fit_interval(fit), no_effect=0.0, digits=3)
+                compared(
+                    f"α at p = {p}",
+                    alpha,
+                    fit.alpha,
+                    fit_interval(fit),
+                    no_effect=0.0,
+                    digits=3,
+                    note="published without an interval",
+                )
             )
     if _is_whole(found, scan):
         fit, shared = found.fit(), scan["shared_fit"]

@@ -103,6 +103,10 @@ def rate_lever(bench: Bench, dense: Measured, facts: Mapping[str, Any]) -> Findi
         compared("lever of the learning rate, free", free, *drops[0.0], tolerance=0.1, digits=3,
                  note="10 % allowed; ends from those of the two medians")
     )  # fmt: skip
+    told = facts["notes"][1]
+    refits = dict(
+        zip(RATES, (float(number) for number in re.findall(r"\d\.\d", told.split(":")[1])), strict=False)
+    )
     for rate in RATES:
         value, ends = ratio_of(medians[rate, LEVER_RHO[-1]], medians[rate, LEVER_RHO[0]])
         findings.append(Finding(f"lever of the norm at learning rate {rate:g}: T at ρ = 1.15 over T at ρ = 0.85",
@@ -110,8 +114,11 @@ def rate_lever(bench: Bench, dense: Measured, facts: Mapping[str, Any]) -> Findi
         held = {(P, rho): times[rate, rho] for rho in LEVER_RHO}
         if sum(_some_grokked(one) for one in held.values()) > 1:
             fit = Measured({}, held).fit()
-            note = f"{fit.n} runs, {fit.censored} of them bounds; {facts['notes'][1]}"
-            findings.append(Finding(f"α at learning rate {rate:g}", fit.alpha, fit_interval(fit), note, 3))
+            note = f"{fit.n} runs, {fit.censored} of them bounds, ρ up to {LEVER_RHO[-1]:g}; {told}"
+            rows.append(
+                compared(f"α at learning rate {rate:g}", refits[rate], fit.alpha, fit_interval(fit), no_effect=0.0,
+                         digits=3, note=note)
+            )  # fmt: skip
         findings.append(_norm_at_grok(rate, found[rate].controls[P]))
     data = {f"lr{rate:g}": one.as_json() for rate, one in found.items()}
     return Findings(tuple(rows), tuple(findings), data)

@@ -12,8 +12,9 @@ from grokscope.measures.censored import as_bounds
 from grokscope.measures.mediation import Collapse, Recovery, collapse, recovery, recovery_fraction
 from grokscope.measures.resampling import cluster_weights, expanded_percentile
 from grokscope.studies.logit_scale_cells import BASE, RAISED, Cell, Panel, Place
+from grokscope.studies.published import published
 from grokscope.studies.result import Finding, Row, compared
-from grokscope.studies.rows import median_row
+from grokscope.studies.rows import median_row, with_norm_told
 
 ALLOWED = 0.03
 """Published medians carry no interval; this share is allowed for theirs."""
@@ -39,6 +40,9 @@ def recover(panel: Panel) -> Recovery:
 def mediation_rows(panel: Panel, theirs: Mapping[str, Any], found: Recovery) -> list[Row]:
     """Grok steps and logit scales of the baseline and of the raised arms, and what the temperature brings back."""
     p, rows = panel.part.p, []
+    facts = published("logit_scale")
+    norm, exponents = facts["W_c"][str(p)], facts["log_T_on_norm"]
+    law = dict(zip(exponents["p"], exponents["alpha_times_W_c"], strict=True))
     table = [(BASE, theirs["T0"], theirs["L0"])]
     for tau, time, scale in zip(theirs["tau"], theirs["T"], theirs["L"], strict=True):
         table.append(((RAISED, float(tau)), time, scale))
@@ -47,9 +51,8 @@ def mediation_rows(panel: Panel, theirs: Mapping[str, Any], found: Recovery) -> 
         if cell is None:
             continue
         where = f"at p = {p}, ρ = {rho:g}, τ = {tau:g}"
-        rows.append(
-            median_row(f"grok step {where}", time, cell.median, tolerance=ALLOWED, note="3 % allowed")
-        )
+        row = median_row(f"grok step {where}", time, cell.median, tolerance=ALLOWED, note="3 % allowed")
+        rows.append(with_norm_told(row, rho * panel.control.critical_norm, rho * norm, rho * law[p]))
         rows.append(
             compared(f"logit scale {where}", scale, cell.scale, cell.scale_interval, tolerance=ALLOWED,
                      note=f"3 % allowed; mean of {len(cell.scales)} seeds; {np.mean(cell.own):.3g} at each seed's own "

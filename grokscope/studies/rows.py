@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from grokscope.measures.censored import LogLinearFit, MedianInterval
 from grokscope.measures.exponents import SharedExponent
@@ -25,6 +26,28 @@ def median_row(
         quantity, value, found.value, (found.low, found.high), published_interval=published_interval,
         tolerance=tolerance, note="; ".join(part for part in (counted, note) if part),
     )  # fmt: skip
+
+
+def with_norm_told(row: Row, held: float, published_norm: float, alpha: float) -> Row:
+    """A grok step that differs, with what the law makes of our norm being another than the published one.
+
+    Args:
+        held: the norm at which our runs were held.
+        published_norm: that of the published runs of the same ρ.
+        alpha: exponent of the law in a norm relative to W_c, times ρ.
+    """
+    if (
+        row.verdict != "differs"
+        or not isinstance(row.ours, float)
+        or not isinstance(row.published, (int, float))
+    ):
+        return row
+    share = held / published_norm - 1
+    said = (
+        f"our runs are held at a norm {100 * abs(share):.2g} % {'larger' if share > 0 else 'smaller'}, for which the "
+        f"law gives {math.exp(alpha * share):.3g} times the step; ours is {row.ours / row.published:.3g} times theirs"
+    )
+    return replace(row, note=f"{row.note}; {said}")
 
 
 def fit_interval(fit: LogLinearFit) -> Interval:

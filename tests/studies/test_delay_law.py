@@ -15,7 +15,8 @@ from grokscope.studies.clamp_grid import Grid, control, measure_grid
 from grokscope.studies.delay_law import run_delay_law
 from grokscope.studies.delay_law_levers import Findings
 from grokscope.studies.published import published
-from grokscope.studies.result import plain
+from grokscope.studies.result import compared, plain
+from grokscope.studies.rows import with_norm_told
 from grokscope.studies.sweep import Arm
 from tests.studies.synthetic import Law, synthetic_bench
 
@@ -189,6 +190,18 @@ def test_a_scan_that_is_finished_in_part_has_the_rows_of_that_part(tmp_path: Pat
     assert "α shared by all moduli" not in found
     assert found["W_c at p = 41"]["ours"] is not None
     assert "p41" in "; ".join(bench.omitted)
+
+
+def test_a_difference_says_what_another_norm_would_make_of_it() -> None:
+    row = compared("grok step", 1000.0, 1250.0, (1200.0, 1300.0))
+    assert row.verdict == "differs"
+    told = with_norm_told(row, 51.0, 50.0, 10.0)
+    assert told.note.endswith(
+        "2 % larger, for which the law gives 1.22 times the step; ours is 1.25 times theirs"
+    )
+    assert "0.905 times the step" in with_norm_told(row, 49.5, 50.0, 10.0).note
+    agrees = compared("grok step", 1250.0, 1250.0, (1200.0, 1300.0))
+    assert with_norm_told(agrees, 51.0, 50.0, 10.0) == agrees
 
 
 def arms_of(bench, rho: float | None) -> list[Arm]:
