@@ -39,11 +39,20 @@ _EVERYTHING_DECAYS = "intervene.decay={}"
 _ALLOWED = 0.03
 
 CHOSEN = (
-    "Transformers: every matrix starts as N(0, 1/d_model) and the head as N(0, 1/61); in the published code the "
-    "position embedding starts ten times smaller, the second matrix of the MLP as N(0, 1/512) and the head as "
-    "N(0, 1/128), so that the initial norm is 41.5 here and 35.7 there. The modulus (53) and the train fractions of "
-    "the one with LayerNorm are four of the published grid."
+    "Transformers start as in the published code: every matrix as N(0, 1/fan_in), the position embedding ten times "
+    "smaller. The modulus (53) and the train fractions of the one with LayerNorm are four of the published grid."
 )
+
+
+def start(p: int) -> str:
+    """The published initial weights, as factors on ours: N(0, 1/d_model), with a head of N(0, 1/(classes + 1))."""
+    d_model, d_mlp, classes = 128, 512, p + 1
+    factors = {
+        "position": 0.1,
+        "'blocks.0.mlp.W_out'": (d_model / d_mlp) ** 0.5,
+        "head": ((classes + 1) / d_model) ** 0.5,
+    }
+    return f"intervene.init={{{', '.join(f'{name} = {value!r}' for name, value in factors.items())}}}"
 
 
 @dataclass(frozen=True)
@@ -141,7 +150,7 @@ def _drop(
 
 def transformer_grid() -> Grid:
     """The un-normalised transformer: decay and clamp act on every parameter, the clamp from step 600."""
-    extra = ("task.extra_classes=1", f"model={{{_TRANSFORMER}}}", _EVERYTHING_DECAYS, "train.lr=5e-4",
+    extra = ("task.extra_classes=1", f"model={{{_TRANSFORMER}}}", _EVERYTHING_DECAYS, start(P), "train.lr=5e-4",
              f"train.steps={TRANSFORMER_STEPS}")  # fmt: skip
     return Grid(TRANSFORMER_SEEDS, {P: TRANSFORMER_RHO}, extra=extra, label=".transformer", start=600)
 
@@ -193,6 +202,7 @@ def layer_norm_arms() -> dict[float, Arm]:
             f"task.train_fraction={fraction!r}",
             f"model={{{_TRANSFORMER}, layer_norm = true, norm_gain = false, norm_bias = false}}",
             _EVERYTHING_DECAYS,
+            start(LAYER_NORM_P),
         )
         grid = Grid(LAYER_NORM_SEEDS, {}, extra=extra, label=f".layer-norm.fraction{fraction:g}")
         found[fraction] = grid.free_arm(LAYER_NORM_P)

@@ -30,7 +30,7 @@ from grokscope.training.recipe import Recipe, recipe_from
 from grokscope.training.trainer import Outcome, Report, train
 from grokscope.trajectory import apply_overrides, read_manifest
 
-FIXED = ("seed", "task", "model", "train.optimizer", "train.dtype")
+FIXED = ("seed", "task", "model", "train.optimizer", "train.dtype", "intervene.init")
 """Fields that say what a state is: under another value it could not be gone on with."""
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from grokscope.errors import GrokscopeError
-from grokscope.models import Model, named_tensors, tensor_factors
+from grokscope.models import Model, Params, named_tensors, tensor_factors
 from grokscope.training.gradient_filters import FilterSettings, filter_ranges
 from grokscope.training.jacobian_penalty import JacobianSettings, check_penalty
 
@@ -41,9 +41,10 @@ class InterveneSettings:
 
     ``temperature`` τ divides the logits, before the loss and wherever logits are measured (arXiv 2606.18465).
     ``frozen`` tensors keep their initial values. ``lr`` and ``decay`` are factors, by tensors as above, on
-    ``train.lr`` and ``train.weight_decay``: ``decay = {biases = 0}`` decays matrices alone. A tensor that is named
-    more than once takes the factor of the narrowest name: its own, then its block, then its kind. ``filter`` is
-    applied to the gradient before the optimiser sees it, ``jacobian`` is a penalty that is part of it.
+    ``train.lr`` and ``train.weight_decay``: ``decay = {biases = 0}`` decays matrices alone; ``init`` are factors on
+    the weights that a run starts with. A tensor that is named more than once takes the factor of the narrowest name:
+    its own, then its block, then its kind. ``filter`` is applied to the gradient before the optimiser sees it,
+    ``jacobian`` is a penalty that is part of it.
     """
 
     clamp: ClampSettings | None = None
@@ -51,6 +52,7 @@ class InterveneSettings:
     frozen: tuple[str, ...] = ()
     lr: dict[str, float] = field(default_factory=dict)
     decay: dict[str, float] = field(default_factory=dict)
+    init: dict[str, float] = field(default_factory=dict)
     filter: FilterSettings | None = None
     jacobian: JacobianSettings | None = None
 
@@ -88,6 +90,12 @@ def parameter_spans(settings: InterveneSettings, model: Model) -> list[Span]:
         else:
             spans.append(span)
     return [span for span in spans if span is not None]
+
+
+def initial_params(settings: InterveneSettings, model: Model, drawn: Params) -> Params:
+    """The weights that a run starts with: those ``drawn``, times their factors."""
+    factors = tensor_factors(model, settings.init, "intervene.init")
+    return {name: value * factors[name] if name in factors else value for name, value in drawn.items()}
 
 
 class NormClamp:
@@ -146,6 +154,7 @@ def check_interventions(settings: InterveneSettings, model: Model, where: str) -
         *[(f"lr.{name}", value, value > 0, "above 0 (intervene.frozen keeps tensors as they are)")
           for name, value in settings.lr.items()],
         *[(f"decay.{name}", value, value >= 0, "at least 0") for name, value in settings.decay.items()],
+        *[(f"init.{name}", value, value >= 0, "at least 0") for name, value in settings.init.items()],
     ]  # fmt: skip
     if clamp is not None:
         ranges += [
@@ -164,6 +173,7 @@ def check_interventions(settings: InterveneSettings, model: Model, where: str) -
     try:
         if not parameter_spans(settings, model):
             raise GrokscopeError("intervene.frozen names every tensor, expected one that is trained")
+        tensor_factors(model, settings.init, "intervene.init")
         if clamp is not None:
             named_tensors(model, clamp.tensors, "intervene.clamp.tensors")
     except GrokscopeError as error:

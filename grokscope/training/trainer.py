@@ -21,7 +21,7 @@ from grokscope.training.evaluation import TIME, Evaluator
 from grokscope.training.gradient import TrainingGradient
 from grokscope.training.gradient_filters import AVERAGE, WINDOW, GradientFilter
 from grokscope.training.interrupts import deferred_interrupt
-from grokscope.training.intervene import NormClamp, parameter_spans
+from grokscope.training.intervene import NormClamp, initial_params, parameter_spans
 from grokscope.training.jacobian_penalty import JacobianPenalty
 from grokscope.training.machine import process_settings
 from grokscope.training.onset import OnsetWatch
@@ -129,7 +129,8 @@ class Session:
         self.report, self.interrupted, self.witness = report, interrupted, witness
         self.task, self.model = recipe.build()
         dtype = torch.float32 if recipe.train.dtype == "float32" else torch.float64
-        initial = self.model.init(random_stream(recipe.seed, "initial weights"), dtype)
+        drawn = self.model.init(random_stream(recipe.seed, "initial weights"), dtype)
+        initial = initial_params(recipe.intervene, self.model, drawn)
         self.flat = FlatParameters.of(initial, device)
         clamp, chosen = recipe.intervene.clamp, recipe.intervene.filter
         self.optimizer = Optimizer(

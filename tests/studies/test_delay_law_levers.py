@@ -111,7 +111,23 @@ def test_a_rate_that_never_groks_at_the_large_norm_is_a_bound(tmp_path: Path) ->
     assert "8 of them bounds" in rows(found)["α at learning rate 0.001"]["note"]
 
 
-def test_the_transformer_is_the_published_one_but_for_its_start() -> None:
+def test_the_transformer_starts_as_the_published_one(tmp_path: Path) -> None:
+    """Its initial norm is the published 35.7, and every matrix that of N(0, 1/fan_in)."""
+    from grokscope.tasks import random_stream
+    from grokscope.training.intervene import initial_params
+
+    _, recipe = transformer_grid().free_arm(59).runs()[0]
+    _, model = recipe.build()
+    drawn = model.init(random_stream(recipe.seed, "initial weights"))
+    params = initial_params(recipe.intervene, model, drawn)
+    norm = math.sqrt(sum(float(value.double().square().sum()) for value in params.values()))
+    assert norm == pytest.approx(35.7, abs=0.2)
+    for name, fan in (("embed.W_E", 128), ("blocks.0.mlp.W_in", 128), ("blocks.0.mlp.W_out", 512), ("unembed.W_U", 128),
+                      ("blocks.0.attn.W_O", 128), ("pos_embed.W_pos", 12800)):  # fmt: skip
+        assert float(params[name].std()) == pytest.approx(fan**-0.5, rel=0.08), name
+
+
+def test_the_transformer_is_the_published_one() -> None:
     _, recipe = transformer_grid().clamped_arm(59, 0.95, 36.88).runs()[0]
     task, model = recipe.build()
     assert all(part.kind == "matrix" for part in model.parts)

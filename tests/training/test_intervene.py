@@ -145,6 +145,25 @@ def test_the_narrowest_name_gives_a_tensor_its_factor(tiny, tmp_path):
     assert_same(tmp_path / "run", slow(recipe, groups=groups))
 
 
+def test_a_run_starts_with_its_initial_weights_times_their_factors(tiny, tmp_path):
+    for name, settings in (("plain", ()), ("ones", ("intervene.init={all = 1.0}",)),
+                           ("scaled", ("intervene.init={all = 0.5, head = 2.0}",))):  # fmt: skip
+        train(tiny(*WITH_BIASES, *settings), tmp_path / name, device="cpu")
+    plain, ones, scaled = (stored(tmp_path / name) for name in ("plain", "ones", "scaled"))
+    for name in plain.keys() - {"steps"}:
+        factor = 2.0 if name.startswith("head") else 0.5
+        assert (scaled[name][0] == factor * plain[name][0]).all(), name
+        assert (ones[name] == plain[name]).all(), name
+
+
+def test_a_fork_cannot_start_with_other_weights(tiny, tmp_path):
+    train(tiny(), tmp_path / "run", device="cpu")
+    parent = open_parent(tmp_path / "run", "forking")
+    with pytest.raises(GrokscopeError, match=r"intervene\.init.* another meaning"):
+        fork_run(parent, 14, tmp_path / "fork", ["intervene.init={head = 2.0}"])
+    assert not (tmp_path / "fork").exists()
+
+
 def test_frozen_tensors_keep_their_bits(tiny, tmp_path):
     train(tiny("intervene.frozen=['embedding']"), tmp_path / "run", device="cpu")
     held = stored(tmp_path / "run")
@@ -350,6 +369,8 @@ def test_a_run_that_ended_early_is_replayed_and_forked(tiny, tmp_path):
         ("intervene.frozen=['all']", "expected one that is trained"),
         ("intervene.lr={head = 0.0}", "intervene.frozen keeps"),
         ("intervene.decay={gains = 0.0}", "has no tensors of"),
+        ("intervene.init={hed = 2.0}", "intervene.init names 'hed'"),
+        ("intervene.init={head = -1.0}", "intervene.init.head is -1.0, expected at least 0"),
         ("train.until=accuracy.tset >= 0.9", "did you mean 'accuracy.test'"),
         ("train.until=accuracy.test > 0.9", "expected SCALAR >= LEVEL"),
         ("train.until=accuracy.test >= high", "expected SCALAR >= LEVEL"),
