@@ -74,19 +74,23 @@ def rate_grid(rate: float) -> Grid:
 def measure_rates(bench: Bench, dense: Measured) -> dict[float, Measured]:
     """Learning rate → its arms, held at ρ·W_c of the smallest rate, as published; those of that rate are of ``dense``.
 
-    Raises UnfinishedError where the dense grid lacks one of them.
+    Raises UnfinishedError where one of the arms is not finished.
     """
-    lacking = [rho for rho in LEVER_RHO if (P, rho) not in dense.clamped]
-    if lacking:
-        raise UnfinishedError(f"the dense grid has no runs at ρ = {lacking[0]:g}")
-    first = Measured(
+    norm = dense.controls[P].critical_norm
+    found = {RATES[0]: dense} | {
+        rate: measure_grid(bench, rate_grid(rate), (LEARNING_RATE, f"lr{rate:g}"), norm) for rate in RATES[1:]
+    }
+    for rate, grid in found.items():
+        lacking = [rho for rho in LEVER_RHO if (P, rho) not in grid.clamped]
+        if lacking:
+            raise UnfinishedError(
+                f"at learning rate {rate:g} the runs at ρ = {lacking[0]:g} are not finished"
+            )
+    found[RATES[0]] = Measured(
         {P: dense.controls[P].of_seeds(LEVER_SEEDS)},
         {(P, rho): dense.clamped[P, rho].of_seeds(LEVER_SEEDS) for rho in LEVER_RHO},
     )
-    norm = dense.controls[P].critical_norm
-    return {RATES[0]: first} | {
-        rate: measure_grid(bench, rate_grid(rate), (LEARNING_RATE, f"lr{rate:g}"), norm) for rate in RATES[1:]
-    }
+    return found
 
 
 def rate_lever(bench: Bench, dense: Measured, facts: Mapping[str, Any]) -> Findings:
@@ -113,9 +117,8 @@ def rate_lever(bench: Bench, dense: Measured, facts: Mapping[str, Any]) -> Findi
                  note="10 % allowed; ends from those of the two medians")
     )  # fmt: skip
     told = facts["notes"][1]
-    refits = dict(
-        zip(RATES, (float(number) for number in re.findall(r"\d\.\d", told.split(":")[1])), strict=False)
-    )
+    printed = re.findall(r"\d\.\d", told.split(":")[1])[: len(RATES)]
+    refits = dict(zip(RATES, map(float, printed), strict=True))
     for rate in RATES:
         value, ends = ratio_of(medians[rate, LEVER_RHO[-1]], medians[rate, LEVER_RHO[0]])
         findings.append(Finding(f"lever of the norm at learning rate {rate:g}: T at ρ = 1.15 over T at ρ = 0.85",

@@ -72,8 +72,14 @@ def test_the_smallest_rate_is_not_trained_twice_and_its_norm_is_held_at_all_of_t
     assert all(f"norm{norm:.3f}" in name or "free" in name for name in bench.trained)
     assert found[RATES[0]].controls[59].times == grid.controls[59].times.of_seeds(range(8))
     assert found[RATES[0]].controls[59].norms == grid.controls[59].norms[:8]
-    with pytest.raises(UnfinishedError, match="no runs at ρ"):
+    with pytest.raises(UnfinishedError, match=r"at learning rate 0\.001 the runs at ρ"):
         measure_rates(bench, Measured(grid.controls, {}))
+    bench.only_finished = True
+    bench.trained = [name for name in bench.trained if "lr0.004.norm54" not in name or "rho1.15" not in name]
+    with pytest.raises(
+        UnfinishedError, match=r"at learning rate 0\.004 the runs at ρ = 1\.15 are not finished"
+    ):
+        measure_rates(bench, grid)
 
 
 @pytest.mark.parametrize(("power", "verdict"), [(math.log(6.4) / math.log(8), "agrees"), (0.0, "differs")])
