@@ -191,6 +191,11 @@ def plain_transformer(bench: Bench, facts: Mapping[str, Any]) -> Findings:
                      note=f"{fit.n} runs, {fit.censored} of them bounds, at ρ = {TRANSFORMER_RHO}; published over "
                           f"{tuple(theirs['rho'])}")
         )  # fmt: skip
+        alone = found.fit(unmirrored=True)
+        said.append(
+            Finding("transformer without LayerNorm: α on unmirrored test pairs alone", alone.alpha, fit_interval(alone),
+                    f"{alone.n} runs, {alone.censored} of them bounds", 3)
+        )  # fmt: skip
     said.append(Finding("transformer without LayerNorm: spread of W_c over seeds", held.spread, None,
                         f"standard deviation over mean of {len(held.norms)} free runs", 2))  # fmt: skip
     return Findings(tuple(rows), tuple(said), found.as_json())

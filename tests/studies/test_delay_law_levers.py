@@ -161,6 +161,8 @@ def test_the_transformer_beyond_its_budget_is_censored(tmp_path: Path) -> None:
     assert table["transformer without LayerNorm: grok step at ρ = 1"]["verdict"] == "agrees"
     assert table["transformer without LayerNorm: W_c"]["verdict"] == "agrees"
     assert table["transformer without LayerNorm: α"]["ours"] == pytest.approx(15.45, abs=0.8)
+    alone = findings(found)["transformer without LayerNorm: α on unmirrored test pairs alone"]
+    assert alone.ours == pytest.approx(15.45, abs=0.8)
     between = findings(found)["transformer without LayerNorm: grok step at ρ = 0.95"]
     assert between.ours == pytest.approx(6608 * math.exp(-0.05 * 15.45), rel=0.1)
     short = plain_transformer(
