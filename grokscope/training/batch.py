@@ -45,13 +45,16 @@ def together(recipe: Recipe, device: str) -> Any:
 
     Everything but the name, the seed, the initial scale, the size and the start of a norm clamp, and the scalars of
     ``[train]``: learning rate, decay, betas, eps, momentum and warm-up may differ run by run. On a CPU only deep
-    linear nets gain, those of more than one output.
+    linear nets gain, those of more than one output in float64.
     """
     _, model = recipe.build()
     if recipe.train.batch_size or recipe.intervene.jacobian is not None or not model.stacks:
         return None
-    # a matrix times a vector is summed in another order when several are made at once
-    if device != "cuda" and (recipe.model.family != "deep-linear" or model.n_classes == 1):
+    # a matrix times a vector is summed in another order when several are made at once, and so is, on some processors,
+    # a product in single precision
+    if device != "cuda" and (
+        recipe.model.family != "deep-linear" or model.n_classes == 1 or recipe.train.dtype != "float64"
+    ):
         return None
     defaults = TrainSettings()
     train = replace(recipe.train, **{name: getattr(defaults, name) for name in SCALARS})

@@ -79,19 +79,21 @@ class GradientFilter:
                 self._orthogonal(gradient[..., where], weights[..., where])
 
     def _orthogonal(self, gradient: Tensor, weights: Tensor) -> None:
-        """Run by run, so that a run's sums are the same whatever stands beside it."""
+        """Run by run and each in memory of its own: a sum depends on what stands beside it, and on where it starts."""
         rows = (
             zip(gradient[None], weights[None], strict=True)
             if gradient.ndim == 1
             else zip(gradient, weights, strict=True)
         )
-        for row, theta in rows:
+        for kept, given in rows:
+            row, theta = kept.clone(), given.clone()
             size, square = row.norm(), theta @ theta
             share = torch.where(square > 0, row @ theta / square, 0.0)
             row.sub_(share * theta)
             if self.settings.rescale:
                 left = row.norm()
                 row.mul_(torch.where(left > 0, size / left, 1.0))
+            kept.copy_(row)
 
 
 def filter_ranges(settings: FilterSettings) -> Sequence[tuple[str, object, bool, str]]:

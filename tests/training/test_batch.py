@@ -49,7 +49,6 @@ OPTIMISERS = {
     ],
     "adamw, factors": ["train.optimizer=adamw", "train.lr=0.01", "intervene.lr={'layer.1' = 0.5}"],
     "also and until": ["save.also=['norm.total']", "train.until=error.train <= 0.02"],
-    "float32": ["train.optimizer=adamw", "train.lr=0.01", "train.dtype=float32"],
 }
 
 
@@ -124,6 +123,9 @@ def test_only_runs_of_one_shape_share_an_axis(tmp_path):
     assert together(completion(0), "cpu") != together(completion(0, "model.depth=2"), "cpu")
     quickstart = read_recipe("quickstart")
     assert together(quickstart, "cpu") is None
+    single = completion(0, "train.dtype=float32")
+    assert together(single, "cpu") is None
+    assert together(single, "cuda") is not None
     assert together(quickstart, "cuda") is not None
     assert together(read_recipe("quickstart", ["train.batch_size=64"]), "cuda") is None
     assert together(read_recipe("nanda", ["model.layer_norm=true"]), "cuda") is None
