@@ -280,6 +280,8 @@ def layer_norm_transformer(bench: Bench, facts: Mapping[str, Any], head_norms: H
     if late:
         note += f"; {late} runs that had not grokked within their budget have no norm and are not in it"
     rows = []
+    concentrated = (head_low + head_high) / 2
+    spreads = []
     for words, values, low, high in (
         ("total norm at the grok step", totals, total_low, total_high),
         ("norm of the unembedding at the end of the run", heads, head_low, head_high),
@@ -287,9 +289,16 @@ def layer_norm_transformer(bench: Bench, facts: Mapping[str, Any], head_norms: H
         spread, interval = spread_over(values)
         rows.append(
             compared(f"LayerNorm transformer: spread of the {words}", (low + high) / 2, spread, interval,
-                     published_interval=(low, high), digits=2, note=note)
+                     published_interval=(low, high), no_effect=concentrated, digits=2, note=note)
         )  # fmt: skip
-    findings = [
+        every = np.concatenate([np.asarray(some, dtype=np.float64) for some in values.values()])
+        spreads.append(
+            Finding(f"LayerNorm transformer: spread of the {words}, over all runs",
+                    float(np.std(every) / np.mean(every)) if every.size > 1 else None, None,
+                    f"{every.size} runs, seeds and train fractions together; published {low:g} to {high:g} over train "
+                    "fractions", 2)
+        )  # fmt: skip
+    findings = spreads + [
         Finding(f"LayerNorm transformer: total norm at grok, train fraction {fraction:g}",
                 float(np.mean(values)) if values else None,
                 (min(values), max(values)) if values else None,

@@ -223,6 +223,11 @@ def test_a_norm_that_does_not_concentrate_is_told_from_one_that_does(
     head = rows(found)["LayerNorm transformer: spread of the norm of the unembedding at the end of the run"]
     assert head["verdict"] == "agrees"
     assert head["ours"] == pytest.approx(np.std([10.15, 10.15, 10.15, 10.95]) / 10.35, rel=1e-6)
+    every = [10.0 + 0.1 * seed + extra for extra in (0.0, 0.0, 0.0, 0.8) for seed in range(4)]
+    told = findings(found)[
+        "LayerNorm transformer: spread of the norm of the unembedding at the end of the run, over all runs"
+    ]
+    assert told.ours == pytest.approx(np.std(every) / np.mean(every))
 
 
 def test_spread_is_that_of_the_means() -> None:
