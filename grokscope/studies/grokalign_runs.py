@@ -104,7 +104,7 @@ def cases_of(scale: Scale, mnist: Path | None = None) -> list[Case]:
     setup = published("grokalign")["accelerate"]
     few, many = tuple(range(FEW)), tuple(range(setup["seeds"]))
     seeds = few if scale == "small" else many
-    found = [_digits_squared(scale, seeds), _digits_entropy(scale, seeds), _xor(scale, few)]
+    found = [_digits_squared(scale, seeds), _digits_entropy(scale, seeds), _xor(scale, seeds)]
     if scale == "full":
         found += [_transformer(fixed=False), _transformer(fixed=True)]
     if mnist is not None:
