@@ -112,10 +112,10 @@ def study(
         so_far = f"Not finished when this page was made: {'; '.join(bench.omitted)}."
         result = replace(result, left_out=f"{so_far} {result.left_out}".strip())
     reports = workspace / "reports"
-    page, numbers = write_result(result, reports, bench.used)
+    page, numbers = write_result(result, reports, bench.used, recipes=bench.recipes)
     if pages:
         _write_pages(list(bench.used.values()), reports, workers)
-        page, numbers = write_result(result, reports, bench.used)
+        page, numbers = write_result(result, reports, bench.used, recipes=bench.recipes)
     if json_out is not None:
         write_json(json_out, result.as_json())
     say(result.sentence)

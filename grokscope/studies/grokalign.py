@@ -44,7 +44,7 @@ def _seconds(bench: Bench, case: Case, saved: Collection[str], known: Collection
     """Seconds of an update, of the baseline and the main method; those of the saved result where it holds both."""
     timed = [label for label in (BASELINE, case.main) if label in known]
     if timed and set(timed) <= set(saved):
-        return {label: float(bench.saved[case.key]["seconds_per_update"][label]) for label in timed}
+        return {label: float(bench.saved["data"][case.key]["seconds_per_update"][label]) for label in timed}
     arms = {label: case.arms()[label] for label in timed}
     return seconds_per_update(arms, bench.workspace / "reports" / TIMES)
 

@@ -149,11 +149,17 @@ def drawing(
 
 
 def write_result(
-    result: StudyResult, reports: Path, runs: Mapping[str, Path], *, links: bool = True
+    result: StudyResult,
+    reports: Path,
+    runs: Mapping[str, Path],
+    *,
+    links: bool = True,
+    recipes: Mapping[str, Any] | None = None,
 ) -> tuple[Path, Path]:
     """Write ``<stem>.html`` and ``<stem>.json`` into ``reports``; equal results give equal bytes.
 
-    ``runs`` are named on the page, with a link to each page of a run that stands in ``reports``.
+    ``runs`` are named on the page, with a link to each page of a run that stands in ``reports``; ``recipes`` are the
+    settings of every arm, by which a study that goes on from the JSON knows its runs.
     """
     reports.mkdir(parents=True, exist_ok=True)
     page, data = reports / f"{result.stem}.html", reports / f"{result.stem}.json"
@@ -179,13 +185,14 @@ def write_result(
         "chosen": result.chosen,
         "left_out": result.left_out,
         "data": plain(result.data),
+        "recipes": plain(recipes or {}),
     }
     data.write_text(json.dumps(whole, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return page, data
 
 
 def read_saved(file: Path, study: str, scale: str) -> Mapping[str, Any]:
-    """The ``data`` that :func:`write_result` wrote of this study at this scale.
+    """What :func:`write_result` wrote of this study at this scale: its ``data`` and its ``recipes`` among it.
 
     Raises GrokscopeError where the file cannot be read or is of another study or scale.
     """
@@ -197,10 +204,13 @@ def read_saved(file: Path, study: str, scale: str) -> Mapping[str, Any]:
     except ValueError as error:
         raise GrokscopeError(f"{doing}: {error}, expected the JSON of a study") from None
     told = (whole.get("study"), whole.get("scale")) if isinstance(whole, dict) else (None, None)
-    if told != (study, scale) or not isinstance(whole.get("data"), dict):
+    parts = (whole.get("data"), whole.get("recipes")) if isinstance(whole, dict) else ()
+    if told != (study, scale) or not all(isinstance(part, dict) for part in parts):
         of = " at scale ".join(map(str, told))
-        raise GrokscopeError(f"{doing}: it is of {of}, expected {study} at scale {scale} with its data")
-    return whole["data"]
+        raise GrokscopeError(
+            f"{doing}: it is of {of}, expected {study} at scale {scale} with its data and recipes"
+        )
+    return whole
 
 
 def plain(value: Any) -> Any:

@@ -97,8 +97,9 @@ class Bench:
         data: a folder of data that a study can use and does not bring; ``None`` where none was given.
         only_finished: train nothing, and leave out what rests on runs that are not finished.
         omitted: what was left out so, and why.
-        saved: the ``data`` of an earlier result of this study at this scale: the arms it holds are not trained again.
+        saved: an earlier result of this study at this scale: the arms it holds are not trained again.
         taken: the arms that were read from there.
+        recipes: name → settings of the first run of every arm that was read, wherever from.
     """
 
     workspace: Path
@@ -111,6 +112,7 @@ class Bench:
     omitted: list[str] = field(default_factory=list)
     saved: Mapping[str, Any] = field(default_factory=dict)
     taken: list[str] = field(default_factory=list)
+    recipes: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def used(self) -> dict[str, Path]:
@@ -174,17 +176,17 @@ class Bench:
     def earlier(self, arm: Arm, load: Callable[[Mapping[str, Any]], T], *place: str) -> T | None:
         """What ``load`` makes of what the saved result holds at ``place`` of ``arm``, ``None`` where it holds nothing.
 
-        The record names its seeds; one of other seeds than the arm's is of other runs, and is not taken.
+        A record of other seeds, or of an arm that was trained under other settings, is of other runs and not taken.
 
         Raises GrokscopeError where the record is not one that a study wrote.
         """
-        record: Any = self.saved
+        record: Any = self.saved.get("data")
         for key in place:
             record = record.get(key) if isinstance(record, Mapping) else None
         if record is None:
             return None
         try:
-            if tuple(record["seeds"]) != arm.seeds:
+            if tuple(record["seeds"]) != arm.seeds or not self._saved_as(arm):
                 return None
             found = load(record)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -192,7 +194,17 @@ class Bench:
                 f"reading {' / '.join(place)} of a saved result: {error!r}, expected what a study wrote"
             ) from None
         self.taken.append(arm.name)
+        self.tell(arm)
         return found
+
+    def _saved_as(self, arm: Arm) -> bool:
+        """Whether the saved result's arm of that name had the same settings."""
+        config = self.saved["recipes"].get(arm.name)
+        return isinstance(config, Mapping) and not list(arm.runs()[0][1].differences(config))
+
+    def tell(self, arm: Arm) -> None:
+        """Record the settings of an arm that is read."""
+        self.recipes[arm.name] = arm.runs()[0][1].config()
 
     def _is_finished(self, name: str, recipe: Recipe) -> bool:
         return is_finished(recipe, self.workspace / "checkpoints" / name)
@@ -200,6 +212,7 @@ class Bench:
     def logs(self, arm: Arm) -> list[Log]:
         """The logs of an arm's runs, in the order of its seeds."""
         found = []
+        self.tell(arm)
         for name, recipe in arm.runs():
             directory = self.workspace / "checkpoints" / name
             with Trajectory(directory / "trajectory.h5") as stored:

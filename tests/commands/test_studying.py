@@ -156,8 +156,9 @@ def test_it_goes_on_from_the_json_of_an_earlier_result(call, tmp_path):
         ("[]", "it is of None at scale None"),
         ('{"study": "delay-law", "scale": "small", "data": {}}', "it is of delay-law at scale small"),
         ('{"study": "tiny", "scale": "small", "data": []}', "expected tiny at scale small with its data"),
-        ('{"study": "tiny", "scale": "small", "data": {"0.01": {"seeds": [0, 1]}}}', "a saved result: KeyError"),
-        ('{"study": "tiny", "scale": "small", "data": {"0.01": 3}}', "expected what a study wrote"),
+        ('{"study": "tiny", "scale": "small", "data": {}}', "with its data and recipes"),
+        ('{"study": "tiny", "scale": "small", "recipes": {}, "data": {"0.01": {"last": []}}}', "result: KeyError"),
+        ('{"study": "tiny", "scale": "small", "recipes": {}, "data": {"0.01": 3}}', "expected what a study wrote"),
     ],
 )  # fmt: skip
 def test_what_is_no_earlier_result_is_one_line(call, tmp_path, text, said):

@@ -84,6 +84,7 @@ class SyntheticBench(Bench):
     def logs(self, arm: Arm) -> list[Log]:
         missing = [name for name, _ in arm.runs() if name not in self.trained]
         assert not missing, f"read before they were trained: {missing}"
+        self.tell(arm)
         self.used.update({name: self.workspace / "checkpoints" / name for name, _ in arm.runs()})
         return [self.law.log(name, recipe) for name, recipe in arm.runs()]
 

@@ -226,7 +226,7 @@ def test_a_saved_result_stands_for_its_runs(tmp_path: Path, monkeypatch: pytest.
     assert {"dense", "p_scan", "learning_rate", "transformer", "layer_norm", "sparse_parity"} == set(
         whole.data
     )
-    _, file = write_result(whole, tmp_path, {})
+    _, file = write_result(whole, tmp_path, {}, recipes=first.recipes)
     again = synthetic_bench(tmp_path, "full", law)
     again.saved = read_saved(file, "delay-law", "full")
     result = run_delay_law(again)
@@ -238,24 +238,42 @@ def test_a_saved_result_stands_for_its_runs(tmp_path: Path, monkeypatch: pytest.
 
 def test_what_a_saved_result_lacks_is_trained(tmp_path: Path) -> None:
     law = Law(lambda p: 7.64, lambda p: 0.74, lambda p: 54.5)
-    whole = run_delay_law(synthetic_bench(tmp_path, "small", law))
-    saved = plain(whole.data)
-    del saved["dense"]["clamped"]["p59.rho0.95"]
-    bench = synthetic_bench(tmp_path, "small", law)
-    bench.saved = saved
-    assert run_delay_law(bench).rows == whole.rows
-    assert len(bench.trained) == 4
-    assert all("rho0.95" in name for name in bench.trained)
-    bench = synthetic_bench(tmp_path, "small", law)
-    saved["dense"]["free"]["59"]["seeds"] = [4, 5, 6, 7]
-    bench.saved = saved
-    assert run_delay_law(bench).rows == whole.rows
-    assert len(bench.trained) == 4 + 5 * 4, "the norm of held runs is that of the controls of the same seeds"
-    bench = synthetic_bench(tmp_path, "small", law)
-    bench.saved = {"dense": {"free": {"59": {"seeds": [0, 1, 2, 3]}}}}
+    first = synthetic_bench(tmp_path, "small", law)
+    whole = run_delay_law(first)
+
+    def again(change, recipes=first.recipes) -> tuple[StudyResult, list[str]]:
+        bench = synthetic_bench(tmp_path, "small", law)
+        data = plain(whole.data)
+        change(data["dense"])
+        bench.saved = {"data": data, "recipes": recipes}
+        return run_delay_law(bench), bench.trained
+
+    result, trained = again(lambda dense: dense["clamped"].pop("p59.rho0.95"))
+    assert result.rows == whole.rows
+    assert len(trained) == 4
+    assert all("rho0.95" in name for name in trained)
+    # the norm of held runs is that of the controls of the same seeds
+    result, trained = again(lambda dense: dense["free"]["59"].update(seeds=[4, 5, 6, 7]))
+    assert result.rows == whole.rows
+    assert len(trained) == 4 + 5 * 4
     with pytest.raises(GrokscopeError, match="dense / free / 59 of a saved result: KeyError"):
-        run_delay_law(bench)
-    assert bench.trained == []
+        again(lambda dense: dense["free"]["59"].pop("norm_at_grok"))
+
+
+def test_runs_of_other_settings_are_not_taken(tmp_path: Path) -> None:
+    law = Law(lambda p: 7.64, lambda p: 0.74, lambda p: 54.5)
+    first = synthetic_bench(tmp_path, "small", law)
+    whole = run_delay_law(first)
+    (arm,) = [name for name in first.recipes if "rho0.95" in name]
+    other = json.loads(json.dumps(first.recipes))
+    other[arm]["train"]["lr"] = 0.002
+    absent = {name: config for name, config in first.recipes.items() if name != arm}
+    for recipes in (other, absent):
+        bench = synthetic_bench(tmp_path, "small", law)
+        bench.saved = {"data": plain(whole.data), "recipes": recipes}
+        assert run_delay_law(bench).rows == whole.rows
+        assert len(bench.trained) == 4
+        assert all(name.startswith(arm) for name in bench.trained)
 
 
 def test_an_unknown_study_names_the_nearest() -> None:

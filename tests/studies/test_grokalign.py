@@ -304,12 +304,13 @@ def test_real_runs_end_to_end(tmp_path, monkeypatch):
 def test_a_saved_result_stands_for_its_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(grokalign, "cases_of", lambda scale, data: [tiny()])
     monkeypatch.setattr(grokalign_timing, "BUDGET", 0.02)
-    page, numbers = write_result(run_grokalign(bench_in(tmp_path)), tmp_path / "reports", {})
+    first = bench_in(tmp_path)
+    page, numbers = write_result(run_grokalign(first), tmp_path / "reports", {}, recipes=first.recipes)
     monkeypatch.setattr(grokalign_timing, "measure_speed", None)
     monkeypatch.setattr("grokscope.studies.grokalign_readings.measure_many", lambda names, *rest, **more: [])
     elsewhere = bench_in(tmp_path / "elsewhere")
     elsewhere.saved = read_saved(numbers, "grokalign", "small")
-    again = write_result(run_grokalign(elsewhere), tmp_path / "again", {})
+    again = write_result(run_grokalign(elsewhere), tmp_path / "again", {}, recipes=elsewhere.recipes)
     assert [path.read_bytes() for path in again] == [page.read_bytes(), numbers.read_bytes()]
     assert not (tmp_path / "elsewhere" / "checkpoints").exists()
     assert len(elsewhere.taken) == 2
