@@ -77,7 +77,7 @@ def speed_figure(found: Found) -> Drawing:
                 axes.plot(ends, [place, place], color=CYCLE[0], linewidth=2.5, alpha=0.5)
                 axes.plot(ratio.mean, place, "D" if bound else "o", color=CYCLE[0], markersize=5)
             axes.set_yticks(np.arange(len(labels)), labels, fontsize=8)
-            axes.set_ylim(len(labels) - 0.5, -0.5)
+            axes.set_ylim(max(len(labels), 1) - 0.5, -0.5)
             axes.axvline(1, color=NEUTRAL, linewidth=0.8)
             axes.set_xscale("log")
             axes.set_title(case.words, fontsize=9)

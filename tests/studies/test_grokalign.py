@@ -320,6 +320,12 @@ def test_it_is_among_the_studies():
     assert "grokalign" in STUDIES
 
 
+def test_a_data_set_of_which_only_the_baseline_is_finished_is_drawn():
+    result = assemble([(CASE, {BASELINE: runs_of([4000, 6000, 8000])})], {}, "full")
+    assert result.rows == ()
+    assert len(result.figures) == 2
+
+
 def test_nothing_to_assemble_is_one_line():
     with pytest.raises(GrokscopeError, match="no run is finished"):
         assemble([(CASE, {})], {}, "small")
